@@ -1,0 +1,1 @@
+"""Trained PyTorch networks to phones and microcontrollers as integers, with the bytes known before they ship."""

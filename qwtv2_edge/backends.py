@@ -1,0 +1,128 @@
+"""What a backend is, and how core reaches one: by entry point, never by import.
+
+A backend turns an integer :class:`Graph` into an :class:`Artifact` for its targets and publishes the
+:class:`Numerics` tables of the runtimes that execute them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Protocol
+
+from qwtv2_edge.errors import MissingToolError, Problem, UsageError
+from qwtv2_edge.ir.graph import Graph
+from qwtv2_edge.numerics import Numerics
+
+#: target -> entry point name of the backend that emits it (known without loading any backend)
+TARGETS: dict[str, str] = {
+    "tflite": "tflite",
+    "executorch-xnnpack": "executorch",
+    "executorch-portable": "executorch",
+}
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The bytes for one target.
+
+    Attributes:
+        target: key of TARGETS.
+        data: the file's bytes; the same graph gives the same bytes.
+        ops: op names in execution order, as the target calls them.
+        notes: where this artifact's numerics differ between runtimes, in words, for the report.
+        graph_hash: ``ir.serde.graph_hash`` of the graph it was emitted from.
+    """
+
+    target: str
+    data: bytes
+    ops: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    graph_hash: str = ""
+
+    @property
+    def suffix(self) -> str:
+        return ".tflite" if self.target == "tflite" else f".{self.target}.pte"
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file whole or not at all; returns its path."""
+        from qwtv2_edge.files import write_atomic
+
+        path = Path(path)
+        write_atomic(path, self.data)
+        return path
+
+
+@dataclass(frozen=True)
+class EmitOptions:
+    """manifest: small strings stored in the artifact's metadata where the format has a place for them."""
+
+    manifest: Mapping[str, str] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """The interface each backend package exposes as ``BACKEND``."""
+
+    name: str
+    targets: tuple[str, ...]
+    numerics: Mapping[str, Numerics]
+
+    def check(self, graph: Graph, target: str) -> tuple[Problem, ...]:
+        """Every node of ``graph`` that ``target`` can't take; empty when it can be emitted."""
+        ...
+
+    def emit(self, graph: Graph, target: str, options: EmitOptions) -> Artifact:
+        """Emit ``graph``. Raises UnsupportedOpError (all offending nodes at once), MissingToolError."""
+        ...
+
+
+@cache
+def load(name: str) -> Backend:
+    """The backend registered under entry point ``name``."""
+    for ep in entry_points(group="qwtv2_edge.backends"):
+        if ep.name == name:
+            backend: Backend = ep.load()
+            return backend
+    raise MissingToolError(f"backend '{name}' is not installed", fix="pip install qwtv2-edge (or `make setup` in a checkout)")
+
+
+def backend_for(target: str) -> Backend:
+    """The backend that emits ``target``. Raises UsageError for an unknown one."""
+    if target not in TARGETS:
+        raise UsageError(f"unknown target '{target}'", fix=f"one of: {', '.join(TARGETS)}")
+    return load(TARGETS[target])
+
+
+@cache
+def all_numerics() -> Mapping[str, Numerics]:
+    """Every numerics of every installed backend, by name."""
+    out: dict[str, Numerics] = {}
+    for ep in sorted(set(TARGETS.values())):
+        out.update(load(ep).numerics)
+    return out
+
+
+def get_numerics(name: str) -> Numerics:
+    """The numerics called ``name``. Raises UsageError that lists the known ones."""
+    table = all_numerics()
+    if name not in table:
+        raise UsageError(f"unknown numerics '{name}'", fix=f"one of: {', '.join(table)}")
+    return table[name]
+
+
+def numerics_of(target: str) -> tuple[Numerics, ...]:
+    """The numerics that execute artifacts of ``target``."""
+    return tuple(n for n in all_numerics().values() if n.target == target)
+
+
+def emit(graph: Graph, target: str, options: EmitOptions | None = None) -> Artifact:
+    """Emit an integer graph for ``target`` (see the contract's list of targets)."""
+    return backend_for(target).emit(graph, target, options or EmitOptions())

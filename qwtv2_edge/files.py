@@ -1,0 +1,32 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from qwtv2_edge.errors import UsageError
+
+
+def write_atomic(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to a temporary file beside ``path``, then rename it into place.
+
+    Raises: UsageError when the folder is missing or not writable, or the disk is full; nothing is left behind.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
+            temporary = Path(handle.name)
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as exc:
+        raise UsageError(f"can't write {path}: {exc.strerror or exc}", fix="check the folder, its permissions and the free space") from exc
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)

@@ -1,0 +1,17 @@
+"""The intermediate representation: frozen graphs of typed tensors."""
+
+from qwtv2_edge.ir.graph import Graph, GraphBuilder, Location, Node, live_nodes, truncate
+from qwtv2_edge.ir.types import CODE_BOUNDS, DTYPES, Quantization, TensorType
+
+__all__ = [
+    "CODE_BOUNDS",
+    "DTYPES",
+    "Graph",
+    "GraphBuilder",
+    "Location",
+    "Node",
+    "Quantization",
+    "TensorType",
+    "live_nodes",
+    "truncate",
+]

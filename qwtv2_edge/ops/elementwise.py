@@ -1,0 +1,53 @@
+"""Binary element-wise ops with NumPy broadcasting. Either input may be a constant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwtv2_edge.errors import GraphError
+from qwtv2_edge.ir.types import TensorType
+from qwtv2_edge.ops import kernels
+from qwtv2_edge.ops.spec import OpSpec, QuantRule, Types, activate
+
+
+@dataclass(frozen=True, slots=True)
+class BinaryAttrs:
+    """activation: fused, applied after requantization."""
+
+    activation: str = "none"
+
+
+def _infer(types: Types, a: BinaryAttrs) -> tuple[TensorType, ...]:
+    x, y = types
+    try:
+        shape = np.broadcast_shapes(x.shape, y.shape)
+    except ValueError as exc:
+        raise GraphError(f"shapes {x.shape} and {y.shape} do not broadcast") from exc
+    return (TensorType(tuple(int(d) for d in shape), x.dtype),)
+
+
+def _batch(attrs, types: Types) -> bool:
+    # axis 0 stays the sample axis when each operand has the output's rank, or broadcasts over it
+    rank = max(len(t.shape) for t in types)
+    shape = np.broadcast_shapes(*(t.shape for t in types))
+    return all(len(t.shape) < rank or t.shape[0] in (1, shape[0]) for t in types)
+
+
+SPECS = tuple(
+    OpSpec(
+        name,
+        BinaryAttrs,
+        _infer,
+        lambda arrays, a, f=f: (activate(f(arrays[0], arrays[1]), a.activation),),
+        integer,
+        QuantRule("free"),
+        batch=_batch,
+    )
+    for name, f, integer in (
+        ("add", np.add, kernels.add_integer),
+        ("sub", np.subtract, kernels.sub_integer),
+        ("mul", np.multiply, kernels.mul_integer),
+    )
+)
