@@ -1,0 +1,297 @@
+"""Runs artifacts in their real runtimes on this machine, each in a process of its own.
+
+A runtime that crashes, aborts or hangs takes its process with it, and the caller gets a RunError.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from qwtv2_edge.errors import MissingToolError, RunError, UsageError
+
+WORKER = Path(__file__).with_name("worker.py")
+
+#: kind -> (runtime in words, how to get it)
+KINDS: dict[str, tuple[str, str]] = {
+    "litert-reference": ("LiteRT, reference kernels", "pip install 'ai-edge-litert>=2.3,<3'"),
+    "litert-xnnpack": ("LiteRT, XNNPACK delegate", "pip install 'ai-edge-litert>=2.3,<3'"),
+    "litert-builtin": ("LiteRT, optimised built-ins", "pip install 'ai-edge-litert>=2.3,<3'"),
+    "tflite-2.14-reference": (
+        "tflite-runtime 2.14.0, reference kernels",
+        "it needs numpy<2, so an environment of its own: python3.11 -m venv .venv-tflite-2.14 && "
+        ".venv-tflite-2.14/bin/pip install tflite-runtime==2.14.0 'numpy<2' (or point QWTV2_TFLITE_2_14_PYTHON at one)",
+    ),
+    "tensorflow-reference": ("TensorFlow Lite, reference kernels", "pip install 'tensorflow>=2.21,<2.22'"),
+    "tensorflow-xnnpack": ("TensorFlow Lite, XNNPACK delegate", "pip install 'tensorflow>=2.21,<2.22'"),
+    "tflite-micro": ("TFLite Micro", "pip install tflite-micro"),
+    "executorch": ("ExecuTorch", "pip install 'executorch>=1.4,<1.5'"),
+}
+
+#: seconds a single message may take before the runtime counts as hung
+TIMEOUT_S = 600.0
+
+
+def tflite_2_14_python() -> Path:
+    """The interpreter that holds tflite-runtime 2.14.0; it may not exist."""
+    named = os.environ.get("QWTV2_TFLITE_2_14_PYTHON")
+    if named:
+        return Path(named)
+    beside = Path(sys.prefix).parent / ".venv-tflite-2.14" / "bin" / "python"
+    if beside.exists():
+        return beside
+    return Path.home() / ".cache" / "qwtv2_edge" / "tflite-2.14" / "bin" / "python"
+
+
+def python_of(kind: str) -> Path:
+    """The Python that runs the worker for ``kind``. Raises UsageError, MissingToolError."""
+    if kind not in KINDS:
+        raise UsageError(f"unknown runner '{kind}'", fix=f"one of: {', '.join(KINDS)}")
+    if kind != "tflite-2.14-reference":
+        return Path(sys.executable)
+    python = tflite_2_14_python()
+    if not python.exists():
+        raise MissingToolError(f"no Python with tflite-runtime 2.14.0 at {python}", fix=KINDS[kind][1])
+    return python
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One input or output of a loaded artifact, as the runtime describes it (name, scale where it tells them)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    scale: float
+    zero_point: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Nanoseconds measured inside the runtime's process. ``outputs``: what the timed sample gave."""
+
+    load_ns: int
+    first_ns: int
+    ns: tuple[int, ...]
+    peak_rss_bytes: int
+    outputs: tuple[np.ndarray, ...]
+
+
+class Session:
+    """One runtime process; loads one artifact after another.
+
+    Args:
+        kind: key of KINDS.
+        data: artifact to load at once, or None.
+        threads: for the runtime's kernels.
+        timeout_s: for each message.
+    Raises: MissingToolError, RunError.
+
+    Use as a context manager. After a crash the next :meth:`load` starts a new process.
+    """
+
+    def __init__(self, kind: str, data: bytes | None = None, *, threads: int = 1, timeout_s: float = TIMEOUT_S) -> None:
+        self.kind = kind
+        self.threads = threads
+        self.timeout_s = timeout_s
+        self.inputs: tuple[Port, ...] = ()
+        self.outputs: tuple[Port, ...] = ()
+        self.versions: dict[str, str] = {}
+        self.load_ns = 0
+        self.arena_bytes = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log: Any = None
+        self._python = python_of(kind)
+        if data is not None:
+            try:
+                self.load(data)
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def load(self, data: bytes) -> None:
+        """Load an artifact in place of the one before."""
+        reply, _ = self._call({"command": "load", "kind": self.kind, "threads": self.threads}, blobs=[data])
+        self.inputs = tuple(_port(d) for d in reply["inputs"])
+        self.outputs = tuple(_port(d) for d in reply["outputs"])
+        self.versions = reply["versions"]
+        self.load_ns = reply["load_ns"]
+        self.arena_bytes = reply["arena_bytes"]
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Run every sample.
+
+        Args:
+            inputs: one array per artifact input, first axis = samples (any multiple of the artifact's own batch).
+        Returns: one array per output, samples joined along axis 0.
+        """
+        _, arrays = self._call({"command": "run"}, inputs)
+        return arrays
+
+    def time(self, inputs: Sequence[np.ndarray], runs: int, warmup: int = 10, seconds: float = 60.0) -> Timing:
+        """Time ``runs`` invocations of one sample (fewer when they take longer than ``seconds``)."""
+        reply, arrays = self._call({"command": "time", "runs": runs, "warmup": warmup, "seconds": seconds}, inputs)
+        return Timing(self.load_ns, reply["first_ns"], tuple(reply["ns"]), reply["peak_rss_bytes"], tuple(arrays))
+
+    def find_versions(self) -> dict[str, str]:
+        """Versions of the runtime's packages, without loading an artifact."""
+        reply, _ = self._call({"command": "versions", "kind": self.kind})
+        return dict(reply["versions"])
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is not None:
+            assert process.stdin is not None and process.stdout is not None
+            try:
+                process.stdin.close()  # the worker leaves at the end of its input
+            except BrokenPipeError:
+                pass  # it is gone already
+            process.stdout.close()
+            try:
+                process.wait(2)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        env = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
+        if self.kind == "tflite-2.14-reference":
+            env.pop("PYTHONPATH", None)
+        self._log = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(
+            [str(self._python), "-I", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=env, bufsize=0
+        )
+        return self._process
+
+    def _call(
+        self, header: dict[str, Any], arrays: Sequence[np.ndarray] = (), blobs: Sequence[bytes] = ()
+    ) -> tuple[dict[str, Any], list[np.ndarray]]:
+        process = self._process or self._start()
+        arrays = [np.ascontiguousarray(a) for a in arrays]
+        header = {
+            **header,
+            "arrays": [[a.dtype.name, list(a.shape)] for a in arrays],
+            "blobs": [len(b) for b in blobs] + [a.nbytes for a in arrays],
+        }
+        text = json.dumps(header).encode()
+        deadline = time.monotonic() + self.timeout_s
+        try:
+            self._write(process, struct.pack("<I", len(text)) + text, deadline)
+            for blob in (*blobs, *(a.reshape(-1).view(np.uint8).data for a in arrays if a.nbytes)):
+                self._write(process, blob, deadline)
+            reply = json.loads(self._read(process, struct.unpack("<I", self._read(process, 4, deadline))[0], deadline))
+            raw = [self._read(process, n, deadline) for n in reply["blobs"]]
+        except (BrokenPipeError, EOFError):
+            raise self._crashed() from None
+        except TimeoutError:
+            process.kill()
+            tail = self._tail()
+            self.close()
+            raise RunError(
+                f"{KINDS[self.kind][0]} did not answer '{header['command']}' within {self.timeout_s:g} s{tail}", fix="give it fewer samples"
+            ) from None
+        except BaseException:
+            # interrupted in the middle of a message: the stream can't be used again
+            process.kill()
+            self.close()
+            raise
+        if not reply["ok"]:
+            if reply["missing"]:
+                raise MissingToolError(f"{KINDS[self.kind][0]} is not installed ({reply['error']})", fix=KINDS[self.kind][1])
+            raise RunError(f"{KINDS[self.kind][0]} failed at '{header['command']}': {reply['error']}{self._tail()}")
+        return reply, [np.frombuffer(b, d).reshape(s) for b, (d, s) in zip(raw, reply["arrays"], strict=True)]
+
+    @staticmethod
+    def _write(process: subprocess.Popen[bytes], data: Any, deadline: float) -> None:
+        assert process.stdin is not None
+        view, fd = memoryview(data), process.stdin.fileno()
+        while len(view):
+            _, ready, _ = select.select([], [fd], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            view = view[os.write(fd, view[: select.PIPE_BUF]) if len(view) <= select.PIPE_BUF else os.write(fd, view[: 1 << 16]) :]
+
+    @staticmethod
+    def _read(process: subprocess.Popen[bytes], count: int, deadline: float) -> bytes:
+        assert process.stdout is not None
+        fd, data = process.stdout.fileno(), bytearray()
+        while len(data) < count:
+            ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise TimeoutError
+            part = os.read(fd, min(count - len(data), 1 << 20))
+            if not part:
+                raise EOFError
+            data += part
+        return bytes(data)
+
+    def _crashed(self) -> RunError:
+        assert self._process is not None
+        try:
+            code = self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        tail = self._tail()
+        self.close()
+        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return RunError(f"{KINDS[self.kind][0]} crashed ({how}){tail}", fix="the artifact hits a bug or a limit of this runtime")
+
+    def _tail(self) -> str:
+        """The last lines the runtime wrote, ready to append to a message."""
+        if self._log is None:
+            return ""
+        self._log.seek(0, os.SEEK_END)
+        self._log.seek(max(0, self._log.tell() - 4096))
+        lines = [line for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
+        return "".join(f"\n  | {line}" for line in lines[-6:])
+
+
+def _port(d: dict[str, Any]) -> Port:
+    return Port(d["name"], tuple(d["shape"]), d["dtype"], d["scale"], d["zero_point"])
+
+
+def run_artifact(
+    data: bytes, kind: str, inputs: Sequence[np.ndarray], *, threads: int = 1, timeout_s: float = TIMEOUT_S
+) -> list[np.ndarray]:
+    """Run ``inputs`` (first axis = samples) through an artifact in a fresh process; see :class:`Session`."""
+    with Session(kind, data, threads=threads, timeout_s=timeout_s) as session:
+        return session.run(inputs)
+
+
+@cache
+def available(kind: str) -> tuple[bool, str]:
+    """(True, version), or (False, how to get the runtime)."""
+    try:
+        with Session(kind, timeout_s=60) as session:
+            versions = session.find_versions()
+    except MissingToolError as error:
+        return False, error.fix
+    except RunError as error:
+        return False, f"{error.message}; {KINDS[kind][1]}"
+    return True, next(v for k, v in versions.items() if k not in ("python", "numpy"))
