@@ -1,0 +1,474 @@
+"""Fit CWAC, node by node in order, on integers.
+
+The float network and the integer network run side by side over the calibration samples. At each weighted node the
+accumulator z of the integer network (whose inputs are already compensated) is compared with the target y, the float
+network's pre-activation ("global") or the float op on the quantized inputs ("local"). A branch that ends in a residual
+add may instead aim at the float sum minus the quantized skip, so that it also repairs what the skip has lost. Part of
+the samples is held out: it chooses {none, offset, gain and offset} and the target per node, and at the end the whole
+network's variant. Nothing here looks at labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qwtv2_edge.compensation.fold import Affine, channel_axis, check_ranges, fold, folded_constants
+from qwtv2_edge.compensation.moments import Moments
+from qwtv2_edge.compensation.spool import Spool
+from qwtv2_edge.errors import CompensationError
+from qwtv2_edge.ir.graph import Graph, Node
+from qwtv2_edge.ir.types import TensorType
+from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.ops import OPS, kernels
+from qwtv2_edge.simulator.run import last_uses, step
+
+WEIGHTED = ("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected")
+
+#: the arithmetic that carries the integer network while fitting; any exact one would do, they differ by single LSBs
+FIT_NUMERICS = Numerics(
+    name="fit",
+    target="",
+    runtime="single rounding throughout",
+    versions={},
+    rules={
+        **dict.fromkeys(WEIGHTED, "F32E"),
+        "add": "Q20_OR_LSHIFT20",
+        "sub": "Q20_OR_LSHIFT20",
+        "mul": "REF_F32",
+        "mean": "REF",
+        "sum": "REF",
+        "avg_pool2d": "TFLITE",
+        "softmax": "FIXED",
+        "logistic": "LUT_TFLITE",
+        "tanh": "LUT_TFLITE",
+        "elu": "LUT_TFLITE",
+        "hard_swish": "TFLITE",
+        "leaky_relu": "REF",
+        "prelu": "REF_F32",
+        "relu": "TFLITE",
+        "relu6": "TFLITE",
+        "clamp": "TFLITE",
+        "resize_bilinear": "TFLITE",
+        "quantize": "HAZ",
+        "dequantize": "EXACT",
+        "requantize": "REF",
+        "activation": "TFLITE",
+    },
+)
+
+KINDS = ("none", "offset", "cwac")
+#: a correction that leaves a legal range is halved this many times before it is given up
+SHRINK_STEPS = 6
+MIN_SAMPLES = 4
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class NodeChoice:
+    """The per-op report. Errors are held-out mean squares in real units, averaged over channels.
+
+    kind: what was folded; target: "activation" or "residual"; reason: why this kind.
+    """
+
+    node: str
+    op: str
+    kind: str
+    target: str
+    reason: str
+    mse_before: float
+    mse_offset: float
+    mse_cwac: float
+    power: float
+    saturation_before: float
+    saturation_after: float
+
+    @property
+    def snr_before_db(self) -> float:
+        return _db(self.power, self.mse_before)
+
+    @property
+    def snr_after_db(self) -> float:
+        return _db(self.power, {"none": self.mse_before, "offset": self.mse_offset, "cwac": self.mse_cwac}[self.kind])
+
+
+@dataclass(frozen=True)
+class NetworkChoice:
+    """The whole-network gate: held-out output error of each variant (relative to the float output's power)."""
+
+    chosen: str
+    reason: str
+    error: Mapping[str, float]
+
+    @property
+    def sqnr_db(self) -> dict[str, float]:
+        return {k: _db(1.0, v) for k, v in self.error.items()}
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """graph: the integer graph with the chosen variant folded in."""
+
+    graph: Graph
+    nodes: tuple[NodeChoice, ...]
+    network: NetworkChoice
+    affines: Mapping[str, Affine]
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """Per-node recipe fields that the fit reads."""
+
+    compensation: str
+    reference: str
+    gain_limits: tuple[float, float]
+
+
+def _db(signal: float, noise: float) -> float:
+    return float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else float("inf")
+
+
+@dataclass(frozen=True)
+class _Residual:
+    """The add that a branch ends in: the skip operand's tensor names in the float and the integer graph."""
+
+    float_skip: str
+    integer_skip: str
+
+
+class _Variant:
+    """One compensation kind carried through the network: its activations, choices and folded affines."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.affines: dict[str, Affine] = {}
+        self.choices: list[NodeChoice] = []
+
+    def key(self, tensor: str) -> str:
+        return f"{self.kind}/{tensor}"
+
+
+def fit(
+    float_graph: Graph,
+    graph: Graph,
+    batches: Sequence[int],
+    feed: Callable[[], object],
+    holdout: np.ndarray,
+    kind: str,
+    options: Callable[[Node], NodeOptions],
+    progress: Progress | None = None,
+) -> FitResult:
+    """Fit, gate and fold.
+
+    Args:
+        float_graph: the legalized float graph; weighted nodes have the same names in both graphs.
+        graph: the integer graph without compensation.
+        batches: number of samples in each batch that ``feed()`` yields.
+        feed: returns a fresh iterator over batches (one float32 array per graph input each).
+        holdout: bool per sample, True where held out of the fit.
+        kind: the most that may be folded: "none", "offset" or "cwac".
+        options: per-node recipe fields.
+        progress: called with ("compensate", nodes done, nodes).
+    """
+    kinds = KINDS[: KINDS.index(kind) + 1]
+    starts = np.concatenate([[0], np.cumsum(batches)]).astype(int)
+    masks = [holdout[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    if len(holdout) < MIN_SAMPLES:
+        kinds = ("none",)
+    with Spool() as spool:
+        run = _Lockstep(float_graph, graph, spool, masks, [_Variant(k) for k in kinds], options, progress)
+        return run.execute(feed, kind)
+
+
+class _Lockstep:
+    """Runs the float network and every variant of the integer network node by node over all batches."""
+
+    def __init__(self, float_graph, graph, spool, masks, variants, options, progress) -> None:
+        self.float_graph, self.graph, self.spool, self.masks = float_graph, graph, spool, masks
+        self.variants: list[_Variant] = variants
+        self.options, self.progress = options, progress
+        self.float_index = {n.name: i for i, n in enumerate(float_graph.nodes)}
+        self.float_dead, self.dead = last_uses(float_graph), last_uses(graph)
+        self.float_done = 0
+        self.residuals = _residual_branches(float_graph, graph)
+
+    # ------------------------------------------------------------ execution
+
+    def execute(self, feed, kind: str) -> FitResult:
+        for i, batch in enumerate(feed()):
+            for t, array in zip(self.float_graph.inputs, batch, strict=True):
+                array = np.ascontiguousarray(array, np.float32)
+                self.spool.put(f"float/{t}", i, array)
+                if self.graph.tensors[t].dtype == "float32":
+                    for v in self.variants:
+                        self.spool.put(v.key(t), i, array)
+                else:
+                    codes = _quantize_input(array, self.graph.tensors[t])
+                    for v in self.variants:
+                        self.spool.put(v.key(t), i, codes)
+        total = len(self.graph.nodes)
+        for index, node in enumerate(self.graph.nodes):
+            self.advance_float(node)
+            if node.op in WEIGHTED:
+                self.weighted(node)
+            else:
+                for v in self.variants:
+                    for i in range(len(self.masks)):
+                        arrays = [self.value(v, t, i) for t in node.inputs]
+                        for t, a in zip(node.outputs, step(self.graph, node, arrays, FIT_NUMERICS), strict=True):
+                            self.spool.put(v.key(t), i, a)
+            for t in self.dead.get(index, ()):
+                for v in self.variants:
+                    self.spool.drop(v.key(t), len(self.masks))
+            if self.progress is not None:
+                self.progress("compensate", index + 1, total)
+        self.advance_float(None)
+        return self.finish(kind)
+
+    def value(self, v: _Variant, tensor: str, batch: int) -> np.ndarray:
+        constant = self.graph.constants.get(tensor)
+        return constant if constant is not None else self.spool.get(v.key(tensor), batch)
+
+    def float_value(self, tensor: str, batch: int) -> np.ndarray:
+        constant = self.float_graph.constants.get(tensor)
+        return constant if constant is not None else self.spool.get(f"float/{tensor}", batch)
+
+    def advance_float(self, node: Node | None) -> None:
+        """Run the float network through all nodes before ``node`` (its own float output comes from ``weighted``)."""
+        stop = len(self.float_graph.nodes) if node is None else self.float_index.get(node.name, self.float_done)
+        while self.float_done < stop:
+            current = self.float_graph.nodes[self.float_done]
+            for i in range(len(self.masks)):
+                out = step(self.float_graph, current, [self.float_value(t, i) for t in current.inputs], None)
+                self.put_float(current, i, out)
+            self.release_float()
+
+    def put_float(self, node: Node, batch: int, arrays) -> None:
+        for t, a in zip(node.outputs, arrays, strict=True):
+            self.spool.put(f"float/{t}", batch, np.asarray(a, np.float32))
+
+    def release_float(self) -> None:
+        for t in self.float_dead.get(self.float_done, ()):
+            self.spool.drop(f"float/{t}", len(self.masks))
+        self.float_done += 1
+
+    # ------------------------------------------------------------ one weighted node
+
+    def weighted(self, node: Node) -> None:
+        """Fit every variant at ``node``, then run it with what was chosen."""
+        float_node = self.float_graph.nodes[self.float_index[node.name]]
+        plain = replace(float_node, attrs=replace(float_node.attrs, activation="none"))
+        options = self.options(float_node)
+        residual = self.residuals.get(node.name)
+        in_types = self.graph.in_types(node)
+        w_quantization = in_types[1].quantization
+        assert w_quantization is not None
+        scale = (np.float64(in_types[0].scale) * w_quantization.scale_array.astype(np.float64)).astype(np.float32)
+
+        tallies = {v.kind: _Tally() for v in self.variants}
+        for i, mask in enumerate(self.masks):
+            (y,) = step(self.float_graph, plain, [self.float_value(t, i) for t in plain.inputs], None)
+            sum_float = y + self.float_value(residual.float_skip, i) if residual else None
+            for v in self.variants:
+                x = self.value(v, node.inputs[0], i)
+                acc = kernels.accumulate(node.op, [x, *(self.graph.constants[t] for t in node.inputs[1:])], node.attrs, in_types)
+                self.spool.put(f"{v.kind}/acc", i, acc)
+                z = acc.astype(np.float32) * scale
+                target = y
+                if options.reference == "local":
+                    x_type = in_types[0]
+                    real = (x.astype(np.float32) - np.float32(x_type.zero_point)) * np.float32(x_type.scale)
+                    (target,) = step(self.float_graph, plain, [real, *(self.float_value(t, i) for t in plain.inputs[1:])], None)
+                tally = tallies[v.kind]
+                tally.add("activation", z, target, mask)
+                if residual:
+                    skip_type = self.graph.tensors[residual.integer_skip]
+                    skip = self.value(v, residual.integer_skip, i)
+                    real_skip = (skip.astype(np.float32) - np.float32(skip_type.zero_point)) * np.float32(skip_type.scale)
+                    tally.add("residual", z, sum_float - real_skip, mask)
+            activation = float_node.attrs.activation
+            self.put_float(float_node, i, (y if activation == "none" else _activate(y, activation),))
+        assert self.float_done == self.float_index[node.name]
+        self.release_float()
+
+        saturation: dict[str, float] = {}
+        for v in self.variants:
+            affine, choice = self.choose(node, v, tallies[v.kind], options)
+            saturation[v.kind] = self.run_weighted(node, v, affine)
+            if affine is not None:
+                v.affines[node.name] = affine
+            v.choices.append(replace(choice, saturation_before=saturation["none"], saturation_after=saturation[v.kind]))
+
+    def choose(self, node: Node, v: _Variant, tally: _Tally, options: NodeOptions) -> tuple[Affine | None, NodeChoice]:
+        """The best legal candidate on held-out error."""
+        allowed = KINDS[: min(KINDS.index(v.kind), KINDS.index(options.compensation)) + 1]
+        goal = "residual" if "residual" in tally.held else "activation"
+        held = tally.held[goal]
+        ones, zeros = np.ones_like(held.z), np.zeros_like(held.z)
+        candidates: list[tuple[float, int, str, str, Affine]] = [(float(held.error(ones, zeros).mean()), 0, "none", "activation", Affine(ones, zeros))]
+        errors = {"none": candidates[0][0]}
+        notes = []
+        for target, moments in tally.train.items():
+            gain, offset, alone = moments.fit(options.gain_limits)
+            for rank, (kind, affine) in enumerate((("offset", Affine(ones, alone)), ("cwac", Affine(gain, offset))), 1):
+                legal = self.legal(node, affine)
+                if legal is None:
+                    notes.append(f"{kind} can't be folded")
+                    continue
+                error = float(held.error(legal.gain, legal.offset).mean())
+                errors[kind] = min(error, errors.get(kind, np.inf))
+                if kind in allowed:
+                    candidates.append((error, rank, kind, target, legal))
+        error, _, kind, target, affine = min(candidates, key=lambda c: c[:2])
+        if kind == allowed[-1]:
+            reason = "lowest held-out error"
+        elif kind == "none":
+            reason = "held-out error would rise" if len(allowed) > 1 else "switched off"
+        else:
+            reason = "the gain would raise the held-out error"
+        choice = NodeChoice(
+            node=node.name,
+            op=node.op,
+            kind=kind,
+            target=target,
+            reason="; ".join([reason, *notes]),
+            mse_before=errors["none"],
+            mse_offset=errors.get("offset", errors["none"]),
+            mse_cwac=errors.get("cwac", errors["none"]),
+            power=float(held.target_power.mean()),
+            saturation_before=0.0,
+            saturation_after=0.0,
+        )
+        return (None if kind == "none" else affine), choice
+
+    def legal(self, node: Node, affine: Affine) -> Affine | None:
+        """``affine``, shrunk toward the identity until it folds; None if it never does."""
+        for halvings in range(SHRINK_STEPS):
+            share = 0.5**halvings
+            shrunk = Affine(1 + (affine.gain - 1) * share, affine.offset * share)
+            try:
+                folded_constants(self.graph, node, shrunk)
+            except CompensationError:
+                continue
+            return shrunk
+        return None
+
+    def run_weighted(self, node: Node, v: _Variant, affine: Affine | None) -> float:
+        """The node's output codes from the stored accumulators; returns the share of saturated codes."""
+        in_types, out_types = self.graph.in_types(node), self.graph.out_types(node)
+        shift: np.ndarray | int = 0
+        if affine is not None:
+            _, scale, bias = folded_constants(self.graph, node, affine)
+            shift = bias.astype(np.int64) - self.graph.constants[node.inputs[2]]
+            w = in_types[1]
+            assert w.quantization is not None
+            folded = replace(w.quantization, scale=tuple(float(s) for s in scale))
+            in_types = (in_types[0], replace(w, quantization=folded), in_types[2])
+        saturated = count = 0
+        bottom = getattr(node.attrs, "activation", "none") == "none"
+        for i in range(len(self.masks)):
+            acc = self.spool.get(f"{v.kind}/acc", i)
+            codes = kernels.requantize_output(node.op, acc + shift, node.attrs, in_types, out_types, FIT_NUMERICS)
+            self.spool.put(v.key(node.outputs[0]), i, codes)
+            saturated += int((codes == 127).sum()) + (int((codes == -128).sum()) if bottom else 0)
+            count += codes.size
+        self.spool.drop(f"{v.kind}/acc", len(self.masks))
+        return saturated / count
+
+    # ------------------------------------------------------------ the whole network
+
+    def finish(self, kind: str) -> FitResult:
+        """Compare the variants' held-out outputs with the float network's and fold the best."""
+        error = {v.kind: self.output_error(v) for v in self.variants}
+        best = min(self.variants, key=lambda v: (error[v.kind], KINDS.index(v.kind)))
+        if len(self.variants) == 1:
+            reason = "switched off" if kind == "none" else f"fewer than {MIN_SAMPLES} calibration samples: nothing to hold out"
+        elif best.kind == self.variants[-1].kind:
+            reason = "lowest held-out output error"
+        else:
+            reason = f"rolled back: '{best.kind}' has the lower held-out output error"
+        report = self.variants[-1].choices
+        if best is not self.variants[-1]:
+            kept = {c.node: c for c in best.choices}
+            report = [replace(c, kind=kept[c.node].kind, reason="rolled back by the whole-network gate") for c in report]
+        return FitResult(fold(self.graph, best.affines), tuple(report), NetworkChoice(best.kind, reason, error), best.affines)
+
+    def output_error(self, v: _Variant) -> float:
+        """Held-out squared error of the outputs, each relative to its float power, averaged over outputs."""
+        rows = [np.flatnonzero(m) if len(self.masks) and any(k.any() for k in self.masks) else np.arange(len(m)) for m in self.masks]
+        shares = []
+        for t, u in zip(self.float_graph.outputs, self.graph.outputs, strict=True):
+            noise = power = 0.0
+            type = self.graph.tensors[u]
+            for i, keep in enumerate(rows):
+                y = self.float_value(t, i)[keep].astype(np.float64)
+                q = self.value(v, u, i)[keep].astype(np.float64)
+                if type.dtype == "int8":
+                    q = (q - type.zero_point) * type.scale
+                noise += float(np.square(q - y).sum())
+                power += float(np.square(y).sum())
+            shares.append(noise / power if power > 0 else noise)
+        return float(np.mean(shares))
+
+
+class _Tally:
+    """Moments per target, of the fitted and of the held-out samples."""
+
+    def __init__(self) -> None:
+        self.train: dict[str, Moments] = {}
+        self.held: dict[str, Moments] = {}
+
+    def add(self, target: str, z: np.ndarray, y: np.ndarray, mask: np.ndarray) -> None:
+        channels = z.shape[-1]
+        z, y = (a.reshape(len(mask), -1, channels) for a in (z, np.broadcast_to(y, z.shape)))
+        for table, keep in ((self.train, ~mask), (self.held, mask)):
+            if keep.any():
+                m = Moments.of(z[keep], y[keep])
+                table[target] = table[target].merge(m) if target in table else m
+
+
+def _activate(y: np.ndarray, activation: str) -> np.ndarray:
+    from qwtv2_edge.ops.spec import activate
+
+    return activate(y, activation)
+
+
+def _quantize_input(array: np.ndarray, type: TensorType) -> np.ndarray:
+    source = TensorType(type.shape)
+    (codes,) = OPS["quantize"].integer([array], None, (source,), (type,), FIT_NUMERICS)
+    return codes
+
+
+def _residual_branches(float_graph: Graph, graph: Graph) -> dict[str, _Residual]:
+    """Weighted nodes that end a residual branch: their output, without activation, is read by one add alone whose
+    other operand is computed before them and has the same shape."""
+    out = {}
+    consumers = graph.consumers()
+    order = {t: i for i, n in enumerate(graph.nodes) for t in n.outputs}
+    float_producers = {n.name: n for n in float_graph.nodes}
+    for i, node in enumerate(graph.nodes):
+        if node.op not in WEIGHTED or node.attrs.activation != "none":
+            continue
+        t = node.outputs[0]
+        readers = consumers.get(t, [])
+        if len(readers) != 1 or readers[0].op != "add" or t in graph.outputs:
+            continue
+        add = readers[0]
+        others = [s for s in add.inputs if s != t]
+        if len(others) != 1 or others[0] in graph.constants or order.get(others[0], i) >= i:
+            continue
+        float_add = float_producers.get(add.name)
+        float_node = float_producers[node.name]
+        if float_add is None or float_node.outputs[0] not in float_add.inputs:
+            continue
+        float_others = [s for s in float_add.inputs if s != float_node.outputs[0]]
+        if len(float_others) != 1 or graph.tensors[others[0]].shape != graph.tensors[t].shape:
+            continue
+        out[node.name] = _Residual(float_others[0], others[0])
+    return out
+
+
+__all__ = ["FIT_NUMERICS", "FitResult", "NetworkChoice", "NodeChoice", "NodeOptions", "check_ranges", "channel_axis", "fit"]

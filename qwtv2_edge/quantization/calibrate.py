@@ -1,0 +1,70 @@
+"""One streaming pass of the float network over the calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwtv2_edge.errors import CalibrationError
+from qwtv2_edge.ir.graph import Graph, Node
+from qwtv2_edge.quantization.observers import Observer
+from qwtv2_edge.quantization.recipe import Recipe
+from qwtv2_edge.simulator.run import run
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What calibration saw: an observer per activation tensor, and the number of samples."""
+
+    observers: Mapping[str, Observer]
+    samples: int
+
+
+def calibrate(graph: Graph, batches: Iterable[Sequence[np.ndarray]], recipe: Recipe, total: int = 0, progress: Progress | None = None) -> Stats:
+    """Run the float ``graph`` over ``batches`` and gather range statistics.
+
+    Args:
+        graph: legalized float graph.
+        batches: per batch one float32 array per graph input, first axis = samples.
+        recipe: which statistics are needed.
+        total: number of samples, for progress only.
+        progress: called with ("calibrate", done, total).
+    Raises: CalibrationError: no samples; a value that is not finite.
+    """
+    producer_of: dict[str, Recipe] = {}
+    for node in graph.nodes:
+        for t in node.outputs:
+            producer_of[t] = recipe.for_node(node.location.module_path, node.name)
+    # graph inputs keep their full range: clipping what the user feeds is never wanted
+    observers = {t: Observer(histogram=False) for t in graph.inputs}
+    for t, r in producer_of.items():
+        observers[t] = Observer(histogram=r.observer != "minmax")
+
+    def observe(node: Node, outputs: tuple[np.ndarray, ...]) -> None:
+        for t, value in zip(node.outputs, outputs, strict=True):
+            observers[t].update(value)
+            o = observers[t]
+            if not np.isfinite(o.low) or not np.isfinite(o.high):
+                raise CalibrationError(
+                    "the float network computes values that are not finite on the calibration data",
+                    fix="check the calibration data's range and the network's weights",
+                    node=f"{node.op} '{node.name}'",
+                    source=str(node.location),
+                )
+
+    samples = 0
+    for batch in batches:
+        for t, array in zip(graph.inputs, batch, strict=True):
+            observers[t].update(np.asarray(array, np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):
+            run(graph, batch, None, observe)
+        samples += len(batch[0])
+        if progress is not None:
+            progress("calibrate", samples, total)
+    if samples == 0:
+        raise CalibrationError("the calibration set is empty", fix="give at least one sample; a few hundred are better")
+    return Stats(observers, samples)
