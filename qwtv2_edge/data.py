@@ -29,8 +29,9 @@ from typing import IO, Any
 import numpy as np
 
 from qwtv2_edge.errors import QwtEdgeError, UsageError
+from qwtv2_edge.fixedpoint import quantize_codes
 from qwtv2_edge.ir.graph import Graph
-from qwtv2_edge.ir.types import CODE_BOUNDS, DTYPES, TensorType
+from qwtv2_edge.ir.types import DTYPES, TensorType
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -49,7 +50,7 @@ class Dataset:
     Attributes:
         names, types: the network's inputs.
         count: number of samples (rows of the first axis), None for an iterable not read yet.
-        labels: 1-D, one per sample, or None.
+        labels: array ``y``, first axis = samples (class numbers 1-D, or float targets), or None.
         again: whether :meth:`batches` can be called more than once.
         source: where the samples come from, for messages.
         error: exception class for unusable samples.
@@ -87,10 +88,10 @@ class Dataset:
                     held = [tuple(a[size:] for a in whole)] if rows else []
         if rows:
             if rows % unit:
-                raise self.error(f"{self.source} has {seen + rows} samples, not a multiple of the network's own batch of {unit}")
+                raise self.error(f"{self.source}: {seen + rows} samples, not a multiple of the network's own batch of {unit}")
             yield _join(held)
         if seen + rows == 0:
-            raise self.error(f"{self.source} has no samples", fix="give at least one sample")
+            raise self.error(f"{self.source}: no samples", fix="give at least one sample")
 
     def arrays(self) -> list[np.ndarray]:
         """All samples, one array per input. For sets known to be small."""
@@ -100,7 +101,7 @@ class Dataset:
         """The samples at ``indices``, in their order in the source. Reads the whole source at each pass."""
         wanted = np.unique(np.fromiter(indices, np.int64))
         if self.count is not None and len(wanted) and wanted[-1] >= self.count:
-            raise self.error(f"sample {wanted[-1]} of {self.source}, which has {self.count}")
+            raise self.error(f"{self.source}: no sample {wanted[-1]}, there are {self.count}")
         labels = None if self.labels is None else self.labels[wanted]
         return replace(self, count=len(wanted), labels=labels, read=lambda size: _filtered(self.read(size), wanted))
 
@@ -120,15 +121,13 @@ class Dataset:
 
     def _known_count(self) -> int:
         if self.count is None:
-            raise self.error(f"{self.source} can be read only once", fix="open it with qwtv2_edge.data.rereadable")
+            raise self.error(f"{self.source}: a generator can be read only once", fix="open it with qwtv2_edge.data.rereadable")
         return self.count
 
     def _cast(self, index: int, array: np.ndarray, first: int) -> np.ndarray:
         name, type = self.names[index], self.types[index]
         if array.dtype.kind not in _NUMBER_KINDS:
-            raise self.error(
-                f"input '{name}' of {self.source} has dtype {array.dtype}", fix="give numbers: float32, float16, uint8 or int8"
-            )
+            raise self.error(f"{self.source}: input '{name}' has dtype {array.dtype}", fix="give numbers: float32, float16, uint8 or int8")
         if type.dtype != "float32" and array.dtype == DTYPES[type.dtype]:
             return np.ascontiguousarray(array)
         with np.errstate(over="ignore"):
@@ -138,7 +137,7 @@ class Dataset:
             row = int(np.argmin(finite.reshape(len(real), -1).all(1)))
             bad = int(real[row].size - np.count_nonzero(finite[row]))
             raise self.error(
-                f"sample {first + row} of {self.source} has {bad} NaN or infinite values in input '{name}'",
+                f"{self.source}: sample {first + row} has {bad} NaN or infinite values in input '{name}'",
                 fix="remove or repair that sample",
             )
         return real if type.dtype == "float32" else codes_of(real, type)
@@ -169,7 +168,10 @@ def open_data(source: Any, graph: Graph, *, purpose: str = "inputs", error: type
         return _from_arrays(source, blank, flexible)
     if isinstance(source, Iterable):
         return _from_iterable(source, blank, flexible)
-    raise error(f"{purpose} are a {type(source).__name__}", fix="give a path to an .npz, arrays, or an iterable of samples or batches")
+    raise error(
+        f"{purpose}: can't read samples from a {type(source).__name__}",
+        fix="give a path to an .npz, arrays, or an iterable of samples or batches",
+    )
 
 
 @contextmanager
@@ -197,15 +199,8 @@ def adapt_layout(array: np.ndarray, to_shape: Sequence[int]) -> np.ndarray:
 
 
 def codes_of(real: np.ndarray, type: TensorType) -> np.ndarray:
-    """Real values as codes of ``type`` (per tensor), rounded half away from zero, saturated.
-
-    Args:
-        real: float32, finite.
-    """
-    from qwtv2_edge.fixedpoint import quantize_haz
-
-    low, high = CODE_BOUNDS[type.dtype]
-    return quantize_haz(real, type.scale, type.zero_point, low, high).astype(DTYPES[type.dtype])
+    """Finite float32 values as int8 codes of ``type`` (one scale), rounded half away from zero, saturated."""
+    return quantize_codes(real, type.scale, type.zero_point, "HAZ")
 
 
 # ---------------------------------------------------------------- shapes
@@ -256,10 +251,9 @@ def _as_batch(array: np.ndarray, name: str, type: TensorType, data: Dataset, fle
         return batch
     if moved is not None and flexible:
         return batch.transpose(moved)
-    where = f"element {index} of {data.source}" if index is not None else data.source
-    raise data.error(
-        f"input '{name}' of {where} has shape {tuple(shape)}, expected (samples, {', '.join(map(str, want[1:]))})", fix=_shape_hint(moved)
-    )
+    where = "" if index is None else f" in element {index}"
+    expected = ", ".join(map(str, ("samples", *want[1:])))
+    raise data.error(f"{data.source}: input '{name}' has shape {tuple(shape)}{where}, expected ({expected})", fix=_shape_hint(moved))
 
 
 def _shape_hint(moved: tuple[int, ...] | None) -> str:
@@ -277,9 +271,11 @@ def _pick(names: Iterable[str], data: Dataset) -> dict[str, str]:
     out = {n: n if n in have else SINGLE_INPUT_NAME if single and SINGLE_INPUT_NAME in have else "" for n in data.names}
     lacking = [n for n, key in out.items() if not key]
     if lacking:
-        wanted = ", ".join(f"'{n}'" for n in lacking) + (f" (or '{SINGLE_INPUT_NAME}')" if single else "")
+        wanted = ", ".join(f"'{n}'" for n in lacking) + (
+            f" or '{SINGLE_INPUT_NAME}'" if single and SINGLE_INPUT_NAME not in data.names else ""
+        )
         raise data.error(
-            f"{data.source} has no array {wanted}; it holds {', '.join(have) or 'nothing'}", fix="name each array as the network's input"
+            f"{data.source}: no array {wanted}; there is {', '.join(have) or 'nothing'}", fix="name each array as the network's input"
         )
     return out
 
@@ -287,17 +283,19 @@ def _pick(names: Iterable[str], data: Dataset) -> dict[str, str]:
 def _same_count(counts: Sequence[int], labels: np.ndarray | None, data: Dataset) -> int:
     if len(set(counts)) > 1:
         listed = ", ".join(f"'{n}' {c}" for n, c in zip(data.names, counts, strict=True))
-        raise data.error(f"the inputs of {data.source} differ in their number of samples: {listed}")
+        raise data.error(f"{data.source}: the inputs differ in their number of samples: {listed}")
     if counts[0] == 0:
-        raise data.error(f"{data.source} has no samples", fix="give at least one sample")
+        raise data.error(f"{data.source}: no samples", fix="give at least one sample")
     if labels is not None and len(labels) != counts[0]:
-        raise data.error(f"{data.source} has {counts[0]} samples but {len(labels)} labels '{LABELS_NAME}'")
+        raise data.error(f"{data.source}: {counts[0]} samples but {len(labels)} labels '{LABELS_NAME}'")
     return counts[0]
 
 
 def _labels(array: np.ndarray, data: Dataset) -> np.ndarray:
-    if array.ndim > 1 and array.size == len(array):
-        array = array.reshape(-1)
+    if array.dtype.kind not in _NUMBER_KINDS:
+        raise data.error(f"{data.source}: labels '{LABELS_NAME}' have dtype {array.dtype}", fix="store class numbers or float targets")
+    if array.dtype.kind in "iub" and array.ndim > 1 and array.size == len(array):
+        array = array.reshape(-1)  # class numbers kept as a column
     return array
 
 
@@ -338,7 +336,7 @@ def _from_iterable(source: Iterable[Any], data: Dataset, flexible: bool) -> Data
     def read(size: int) -> Iterator[Arrays]:
         nonlocal started
         if once and started:
-            raise data.error(f"{data.source} are a generator that was read already", fix="give a list, arrays or an .npz file")
+            raise data.error(f"{data.source}: a generator that was read already", fix="give a list, arrays or an .npz file")
         started = True
         for index, element in enumerate(source):
             yield _element(element, index, data, flexible)
@@ -351,12 +349,12 @@ def _element(element: Any, index: int, data: Dataset, flexible: bool) -> Arrays:
     parts = element if isinstance(element, (tuple, list)) and not _is_flat_sample(element, data) else (element,)
     if len(parts) != len(data.names):
         raise data.error(
-            f"element {index} of {data.source} has {len(parts)} arrays, the network has {len(data.names)} inputs ({', '.join(data.names)})",
+            f"{data.source}: element {index} has {len(parts)} arrays, the network has {len(data.names)} inputs ({', '.join(data.names)})",
             fix="yield one array per input, as a tuple",
         )
     arrays = tuple(_as_batch(_array(a, data), n, t, data, flexible, index) for a, n, t in zip(parts, data.names, data.types, strict=True))
     if len({len(a) for a in arrays}) > 1:
-        raise data.error(f"the inputs in element {index} of {data.source} differ in their number of samples: {[len(a) for a in arrays]}")
+        raise data.error(f"{data.source}: the inputs in element {index} differ in their number of samples: {[len(a) for a in arrays]}")
     return arrays
 
 
@@ -364,7 +362,7 @@ def _array(value: Any, data: Dataset) -> np.ndarray:
     try:
         return np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as exc:
-        raise data.error(f"{data.source} hold a {type(value).__name__} that is no array: {exc}", fix="give numpy arrays") from exc
+        raise data.error(f"{data.source}: a {type(value).__name__} is no array: {exc}", fix="give numpy arrays") from exc
 
 
 def _is_flat_sample(element: Any, data: Dataset) -> bool:
