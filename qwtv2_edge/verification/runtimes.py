@@ -1,0 +1,197 @@
+"""Runs an artifact in its real runtimes and compares every byte with the simulator."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from qwtv2_edge.backends import Artifact, get_numerics, numerics_of
+from qwtv2_edge.data import Dataset, open_data, rereadable
+from qwtv2_edge.errors import MissingToolError, RunError, UsageError
+from qwtv2_edge.ir.graph import Graph
+from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.runners.host import Session
+from qwtv2_edge.simulator.run import batch_size, run
+from qwtv2_edge.verification.bisect import find_culprit
+from qwtv2_edge.verification.compare import Difference, compare_all
+from qwtv2_edge.verification.patterns import edge_patterns
+from qwtv2_edge.verification.report import Culprit, Mismatch, NumericsResult, VerifyReport
+
+#: stage, done, total (0 while unknown)
+Progress = Callable[[str, int, int], None]
+
+_MAX_BATCH = 64
+
+
+def verify(
+    graph: Graph,
+    artifact: Artifact,
+    inputs: Any = None,
+    numerics: Iterable[str] | None = None,
+    samples: int | None = None,
+    progress: Progress | None = None,
+) -> VerifyReport:
+    """Run ``artifact`` in its real runtimes and compare every byte of every output with the simulator.
+
+    Args:
+        graph: the integer graph the artifact was emitted from, or that was read from it.
+        artifact: the file.
+        inputs: anything :func:`qwtv2_edge.data.open_data` takes; edge patterns are always run before them.
+        numerics: names; all numerics of the artifact's target that this machine can run if None.
+        samples: at most this many of ``inputs``, drawn over the whole set when its size is known, else the first.
+        progress: called with (numerics name, samples done, samples in all or 0).
+    Returns: one result per numerics. A missing runtime or a crash is a result, not an error.
+    Raises: UsageError: unknown numerics, one of another target or machine, unusable inputs.
+    """
+    tables = _chosen(artifact.target, numerics)
+    if inputs is None:
+        return VerifyReport(artifact.target, {t.name: _verify_one(graph, artifact, None, None, t, progress) for t in tables})
+    data = open_data(inputs, graph, purpose="verification inputs")
+    if samples is not None and data.count is not None:
+        data = data.sample(samples, seed=0)
+    with rereadable(data) as again:
+        results = {t.name: _verify_one(graph, artifact, again, samples, t, progress) for t in tables}
+    return VerifyReport(artifact.target, results)
+
+
+def golden_vectors(graph: Graph, inputs: Sequence[np.ndarray], numerics: Iterable[str]) -> dict[str, np.ndarray]:
+    """Inputs and the bytes each numerics gives for them.
+
+    Args:
+        inputs: one array per graph input, first axis = samples.
+    Returns: input name -> array, and "numerics/output name" -> array, ready for an ``.npz``.
+    """
+    out = dict(zip(graph.inputs, (np.asarray(a) for a in inputs), strict=True))
+    for name in numerics:
+        for output, array in zip(graph.outputs, run(graph, inputs, get_numerics(name)), strict=True):
+            out[f"{name}/{output}"] = array
+    return out
+
+
+def runs_here(table: Numerics) -> bool:
+    """Whether this machine's processor family can run that numerics."""
+    _, _, machine = table.name.partition("@")
+    return bool(table.runner) and machine in ("", platform.machine())
+
+
+def _chosen(target: str, names: Iterable[str] | None) -> list[Numerics]:
+    if names is None:
+        tables = [t for t in numerics_of(target) if runs_here(t)]
+        if not tables:
+            raise UsageError(f"no numerics of target '{target}' runs on this machine ({platform.machine()})")
+        return tables
+    tables = [get_numerics(name) for name in names]
+    for t in tables:
+        if t.target != target:
+            possible = ", ".join(n.name for n in numerics_of(target))
+            raise UsageError(f"numerics '{t.name}' runs {t.target} artifacts, not {target}", fix=f"one of: {possible}")
+        if not runs_here(t):
+            raise UsageError(f"numerics '{t.name}' can't run on this machine ({platform.machine()})")
+    return tables
+
+
+def _verify_one(
+    graph: Graph, artifact: Artifact, data: Dataset | None, samples: int | None, table: Numerics, progress: Progress | None
+) -> NumericsResult:
+    declared = [table.bounds[n.op] for n in graph.nodes if n.op in table.bounds]
+    common: dict[str, Any] = {
+        "numerics": table.name,
+        "runtime": table.runtime,
+        "promise": table.promise,
+        "declared_lsb": max(declared, default=None),
+    }
+    tally = _Tally(graph)
+    try:
+        with Session(table.runner, artifact.data) as session:
+            common["versions"] = session.versions
+            for origins, arrays in _batches(graph, data, samples):
+                if tally.add(origins, arrays, run(graph, arrays, table), session.run(arrays)) and progress is not None:
+                    progress(table.name, tally.samples, _total(data, samples))
+            if tally.mismatches == 0:
+                return NumericsResult(**common, **tally.counts(), status="exact" if table.promise == "exact" else "bound")
+            if table.promise != "exact":
+                return NumericsResult(**common, **tally.counts(), status="bound", first=tally.first(Culprit()))
+            culprit = find_culprit(graph, table, tally.failing, session, progress)
+    except MissingToolError as error:
+        return NumericsResult(**common, status="missing", error=error.message, fix=error.fix)
+    except RunError as error:
+        return NumericsResult(**common, **tally.counts(), status="crashed", error=error.message, fix=error.fix)
+    status = "bound" if _within_bound(culprit, table) else "mismatch"
+    return NumericsResult(**common, **tally.counts(), status=status, first=tally.first(culprit))
+
+
+def _within_bound(culprit: Culprit, table: Numerics) -> bool:
+    """Whether the first differing node is of an op that is declared to differ by that much."""
+    return culprit.difference is not None and not culprit.note and culprit.difference.max_lsb <= table.bounds.get(culprit.op, 0)
+
+
+class _Tally:
+    """Counts over all batches of one numerics, and the first sample that failed."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.samples = self.compared = self.mismatches = self.max_lsb = 0
+        self.failing: list[np.ndarray] = []
+        self.origin = ""
+        self.failing_sample = 0
+        self.difference: Difference | None = None
+
+    def add(
+        self, origins: Sequence[str], arrays: Sequence[np.ndarray], expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]
+    ) -> bool:
+        """Count one batch; ``origins`` names its samples. Always True."""
+        found = compare_all(self.graph, self.graph.outputs, expected, actual)
+        self.compared += sum(int(e.size) for e in expected)
+        self.mismatches += sum(d.count for d in found)
+        self.max_lsb = max([self.max_lsb, *(d.max_lsb for d in found)])
+        if found and self.difference is None:
+            self._keep_first(found[0], origins, arrays, expected)
+        self.samples += len(origins)
+        return True
+
+    def _keep_first(self, d: Difference, origins: Sequence[str], arrays: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
+        rows = len(expected[self.graph.outputs.index(d.tensor)]) // len(origins)  # of the output, per sample
+        at = d.index[0] // max(rows, 1) if d.index else 0
+        unit = len(arrays[0]) // len(origins)
+        self.difference = (
+            Difference(d.tensor, d.count, d.max_lsb, (d.index[0] % max(rows, 1), *d.index[1:]), d.expected, d.actual) if d.index else d
+        )
+        self.failing = [a[at * unit : (at + 1) * unit] for a in arrays]
+        self.origin = origins[at]
+        self.failing_sample = self.samples + at
+
+    def counts(self) -> dict[str, int]:
+        return {"samples": self.samples, "outputs_compared": self.compared, "mismatches": self.mismatches, "max_lsb": self.max_lsb}
+
+    def first(self, culprit: Culprit) -> Mismatch:
+        assert self.difference is not None
+        return Mismatch(self.failing_sample, self.origin, self.difference, culprit)
+
+
+def _batches(graph: Graph, data: Dataset | None, samples: int | None) -> Iterator[tuple[list[str], list[np.ndarray]]]:
+    """(names of the samples, one array per input): edge patterns, then the data."""
+    names, arrays = edge_patterns(graph)
+    yield list(names), arrays
+    if data is None:
+        return
+    unit = graph.tensors[graph.inputs[0]].shape[0]
+    size = min(_MAX_BATCH, batch_size(graph)) * unit
+    limit = None if samples is None else -(-samples * unit // size)
+    done = 0
+    for batch in islice(data.batches(size), limit):
+        keep = len(batch[0]) // unit if samples is None else min(len(batch[0]) // unit, samples - done)
+        yield [f"data {done + i}" for i in range(keep)], [a[: keep * unit] for a in batch]
+        done += keep
+
+
+def _total(data: Dataset | None, samples: int | None) -> int:
+    from qwtv2_edge.verification.patterns import PATTERNS
+
+    if data is None:
+        return len(PATTERNS)
+    known = [n for n in (data.count, samples) if n is not None]
+    return len(PATTERNS) + min(known) if known else 0
