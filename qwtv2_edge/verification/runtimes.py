@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -18,7 +19,7 @@ from qwtv2_edge.runners.host import Session
 from qwtv2_edge.simulator.run import batch_size, run
 from qwtv2_edge.verification.bisect import find_culprit
 from qwtv2_edge.verification.compare import Difference, compare_all
-from qwtv2_edge.verification.patterns import edge_patterns
+from qwtv2_edge.verification.patterns import PATTERNS, edge_patterns
 from qwtv2_edge.verification.report import Culprit, Mismatch, NumericsResult, VerifyReport
 
 #: stage, done, total (0 while unknown)
@@ -109,7 +110,8 @@ def _verify_one(
         with Session(table.runner, artifact.data) as session:
             common["versions"] = session.versions
             for origins, arrays in _batches(graph, data, samples):
-                if tally.add(origins, arrays, run(graph, arrays, table), session.run(arrays)) and progress is not None:
+                tally.add(origins, arrays, run(graph, arrays, table), session.run(arrays))
+                if progress is not None:
                     progress(table.name, tally.samples, _total(data, samples))
             if tally.mismatches == 0:
                 return NumericsResult(**common, **tally.counts(), status="exact" if table.promise == "exact" else "bound")
@@ -142,8 +144,8 @@ class _Tally:
 
     def add(
         self, origins: Sequence[str], arrays: Sequence[np.ndarray], expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]
-    ) -> bool:
-        """Count one batch; ``origins`` names its samples. Always True."""
+    ) -> None:
+        """Count one batch; ``origins`` names its samples."""
         found = compare_all(self.graph, self.graph.outputs, expected, actual)
         self.compared += sum(int(e.size) for e in expected)
         self.mismatches += sum(d.count for d in found)
@@ -151,20 +153,17 @@ class _Tally:
         if found and self.difference is None:
             self._keep_first(found[0], origins, arrays, expected)
         self.samples += len(origins)
-        return True
 
     def _keep_first(self, d: Difference, origins: Sequence[str], arrays: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
         rows = len(expected[self.graph.outputs.index(d.tensor)]) // len(origins)  # of the output, per sample
         at = d.index[0] // max(rows, 1) if d.index else 0
         unit = len(arrays[0]) // len(origins)
-        self.difference = (
-            Difference(d.tensor, d.count, d.max_lsb, (d.index[0] % max(rows, 1), *d.index[1:]), d.expected, d.actual) if d.index else d
-        )
+        self.difference = replace(d, index=(d.index[0] % max(rows, 1), *d.index[1:])) if d.index else d
         self.failing = [a[at * unit : (at + 1) * unit] for a in arrays]
         self.origin = origins[at]
         self.failing_sample = self.samples + at
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, Any]:
         return {"samples": self.samples, "outputs_compared": self.compared, "mismatches": self.mismatches, "max_lsb": self.max_lsb}
 
     def first(self, culprit: Culprit) -> Mismatch:
@@ -189,8 +188,6 @@ def _batches(graph: Graph, data: Dataset | None, samples: int | None) -> Iterato
 
 
 def _total(data: Dataset | None, samples: int | None) -> int:
-    from qwtv2_edge.verification.patterns import PATTERNS
-
     if data is None:
         return len(PATTERNS)
     known = [n for n in (data.count, samples) if n is not None]
