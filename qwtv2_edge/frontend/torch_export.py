@@ -589,9 +589,7 @@ def _stand_in(s: _Lowering, node: FxNode, metas: tuple[Any, ...]) -> Any:
     """Placeholders for the outputs of a refused node: what follows is still checked."""
     c = s.context
     c.name = _node_name(node)
-    out = tuple(
-        c.placeholder([d if isinstance(d, int) else 1 for d in m.shape]) if isinstance(m, s.torch.Tensor) else None for m in metas
-    )
+    out = tuple(c.placeholder([d if isinstance(d, int) else 1 for d in m.shape]) if isinstance(m, s.torch.Tensor) else None for m in metas)
     return out if _is_tuple(node) else out[0]
 
 
