@@ -22,7 +22,7 @@ from qwtv2_edge.errors import CompensationError
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.types import TensorType
 from qwtv2_edge.numerics import Numerics
-from qwtv2_edge.ops import OPS, kernels
+from qwtv2_edge.ops import OPS, weighted
 from qwtv2_edge.simulator.run import last_uses, step
 
 WEIGHTED = ("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected")
@@ -274,7 +274,7 @@ class _Lockstep:
             sum_float = y + self.float_value(residual.float_skip, i) if residual else None
             for v in self.variants:
                 x = self.value(v, node.inputs[0], i)
-                acc = kernels.accumulate(node.op, [x, *(self.graph.constants[t] for t in node.inputs[1:])], node.attrs, in_types)
+                acc = weighted.accumulate(node.op, [x, *(self.graph.constants[t] for t in node.inputs[1:])], node.attrs, in_types)
                 self.spool.put(f"{v.kind}/acc", i, acc)
                 z = acc.astype(np.float32) * scale
                 target = y
@@ -371,7 +371,7 @@ class _Lockstep:
         bottom = getattr(node.attrs, "activation", "none") == "none"
         for i in range(len(self.masks)):
             acc = self.spool.get(f"{v.kind}/acc", i)
-            codes = kernels.requantize_output(node.op, acc + shift, node.attrs, in_types, out_types, FIT_NUMERICS)
+            codes = weighted.requantize_output(node.op, acc + shift, node.attrs, in_types, out_types, FIT_NUMERICS)
             self.spool.put(v.key(node.outputs[0]), i, codes)
             saturated += int((codes == 127).sum()) + (int((codes == -128).sum()) if bottom else 0)
             count += codes.size

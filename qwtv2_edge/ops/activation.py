@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwtv2_edge.ir.types import TensorType
-from qwtv2_edge.ops import kernels
+from qwtv2_edge.ops import integers, kernels
 from qwtv2_edge.ops.spec import NoAttrs, OpSpec, QuantRule, Types, need
 
 
@@ -50,23 +50,23 @@ def _spec(name, f, integer, attrs=NoAttrs, quant=QuantRule("free")) -> OpSpec:
 
 
 SPECS = (
-    _spec("relu", lambda x, a: np.maximum(x, 0), kernels.relu_integer, quant=QuantRule("same")),
-    _spec("relu6", lambda x, a: np.clip(x, 0, 6), kernels.relu_integer, quant=QuantRule("same")),
-    _spec("clamp", lambda x, a: np.clip(x, a.min, a.max), kernels.clamp_integer, ClampAttrs, QuantRule("same")),
-    _spec("logistic", lambda x, a: sigmoid(x), kernels.logistic_integer, quant=QuantRule("fixed", 1.0 / 256, -128)),
-    _spec("tanh", lambda x, a: np.tanh(x), kernels.tanh_integer, quant=QuantRule("fixed", 1.0 / 128, 0)),
-    _spec("hard_swish", lambda x, a: x * np.clip(x + 3, 0, 6) / 6, kernels.hard_swish_integer),
+    _spec("relu", lambda x, a: np.maximum(x, 0), integers.relu_integer, quant=QuantRule("same")),
+    _spec("relu6", lambda x, a: np.clip(x, 0, 6), integers.relu6_integer, quant=QuantRule("same")),
+    _spec("clamp", lambda x, a: np.clip(x, a.min, a.max), integers.clamp_integer, ClampAttrs, QuantRule("same")),
+    _spec("logistic", lambda x, a: sigmoid(x), integers.logistic_integer, quant=QuantRule("fixed", 1.0 / 256, -128)),
+    _spec("tanh", lambda x, a: np.tanh(x), integers.tanh_integer, quant=QuantRule("fixed", 1.0 / 128, 0)),
+    _spec("hard_swish", lambda x, a: x * np.clip(x + 3, 0, 6) / 6, integers.hard_swish_integer),
     # hard_sigmoid, silu and gelu exist in float graphs; quantization.legalize rewrites what a target lacks
     _spec("hard_sigmoid", lambda x, a: np.clip(x / 6 + np.float32(0.5), 0, 1), kernels.no_integer_form),
     _spec("silu", lambda x, a: x * sigmoid(x), kernels.no_integer_form),
-    _spec("elu", lambda x, a: np.where(x > 0, x, a.alpha * np.expm1(np.minimum(x, 0))), kernels.elu_integer, AlphaAttrs),
-    _spec("leaky_relu", lambda x, a: np.where(x > 0, x, x * np.float32(a.alpha)), kernels.leaky_relu_integer, AlphaAttrs),
+    _spec("elu", lambda x, a: np.where(x > 0, x, a.alpha * np.expm1(np.minimum(x, 0))), integers.elu_integer, AlphaAttrs),
+    _spec("leaky_relu", lambda x, a: np.where(x > 0, x, x * np.float32(a.alpha)), integers.leaky_relu_integer, AlphaAttrs),
     OpSpec(
         "prelu",
         NoAttrs,
         _prelu_infer,
         lambda arrays, a: (np.where(arrays[0] > 0, arrays[0], arrays[0] * arrays[1]).astype(np.float32),),
-        kernels.prelu_integer,
+        integers.prelu_integer,
         QuantRule("free"),
         data_inputs=1,
     ),

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from qwtv2_edge.ir.types import TensorType
-from qwtv2_edge.ops import kernels
+from qwtv2_edge.ops import kernels, weighted
 from qwtv2_edge.ops.spec import OpSpec, QuantRule, Types, activate, need
 
 Pair = tuple[int, int]
@@ -56,8 +54,8 @@ def out_size(size: int, kernel: int, stride: int, pad: Pair, dilation: int) -> i
 def _conv_infer(types: Types, a: Conv2DAttrs) -> tuple[TensorType, ...]:
     x, w, b = types
     need(len(x.shape) == 4 and len(w.shape) == 4, f"conv2d takes rank 4, got {x.shape} and {w.shape}")
-    n, h, wd, c = x.shape
-    o, kh, kw, i = w.shape
+    c = x.shape[3]
+    o, _, _, i = w.shape
     need(a.groups >= 1 and i * a.groups == c, f"{c} input channels do not match weights {w.shape} in {a.groups} groups")
     need(o % a.groups == 0, f"{o} output channels do not divide into {a.groups} groups")
     need(b.shape == (o,), f"bias of shape {b.shape}, expected ({o},)")
@@ -108,13 +106,13 @@ def _transpose_conv_reference(arrays, a: TransposeConvAttrs):
 WEIGHTED = QuantRule("weighted")
 
 SPECS = (
-    OpSpec("conv2d", Conv2DAttrs, _conv_infer, _conv_reference, kernels.conv2d_integer, WEIGHTED, data_inputs=1),
+    OpSpec("conv2d", Conv2DAttrs, _conv_infer, _conv_reference, weighted.conv2d_integer, WEIGHTED, data_inputs=1),
     OpSpec(
         "depthwise_conv2d",
         DepthwiseAttrs,
         _depthwise_infer,
         _depthwise_reference,
-        kernels.depthwise_integer,
+        weighted.depthwise_integer,
         WEIGHTED,
         data_inputs=1,
     ),
@@ -123,7 +121,7 @@ SPECS = (
         TransposeConvAttrs,
         _transpose_conv_infer,
         _transpose_conv_reference,
-        kernels.transpose_conv_integer,
+        weighted.transpose_conv_integer,
         WEIGHTED,
         data_inputs=1,
     ),

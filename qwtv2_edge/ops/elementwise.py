@@ -8,7 +8,7 @@ import numpy as np
 
 from qwtv2_edge.errors import GraphError
 from qwtv2_edge.ir.types import TensorType
-from qwtv2_edge.ops import kernels
+from qwtv2_edge.ops import integers
 from qwtv2_edge.ops.spec import OpSpec, QuantRule, Types, activate
 
 
@@ -46,8 +46,8 @@ SPECS = tuple(
         batch=_batch,
     )
     for name, f, integer in (
-        ("add", np.add, kernels.add_integer),
-        ("sub", np.subtract, kernels.sub_integer),
-        ("mul", np.multiply, kernels.mul_integer),
+        ("add", np.add, integers.add_integer),
+        ("sub", np.subtract, integers.sub_integer),
+        ("mul", np.multiply, integers.mul_integer),
     )
 )

@@ -13,10 +13,10 @@ def pad_spatial(x: np.ndarray, padding, value) -> np.ndarray:
     """Pad axes 1 and 2 of NHWC with ``value``; returns ``x`` itself when there is nothing to pad."""
     if padding == ((0, 0), (0, 0)):
         return x
-    (t, b), (l, r) = padding
+    (top, bottom), (left, right) = padding
     n, h, w, c = x.shape
-    out = np.full((n, h + t + b, w + l + r, c), value, x.dtype)
-    out[:, t : t + h, l : l + w] = x
+    out = np.full((n, h + top + bottom, w + left + right, c), value, x.dtype)
+    out[:, top : top + h, left : left + w] = x
     return out
 
 
@@ -37,7 +37,7 @@ def windows(x: np.ndarray, kernel, stride, dilation=(1, 1)) -> np.ndarray:
 
 def taps(x: np.ndarray, kernel, stride, dilation=(1, 1)):
     """Yield (ky, kx, view (n, oh, ow, c)) for each kernel tap of a padded NHWC array."""
-    n, h, w, c = x.shape
+    h, w = x.shape[1:3]
     oh = (h - (kernel[0] - 1) * dilation[0] - 1) // stride[0] + 1
     ow = (w - (kernel[1] - 1) * dilation[1] - 1) // stride[1] + 1
     for ky in range(kernel[0]):
@@ -87,7 +87,7 @@ def scatter_transpose_conv(x, w, stride, crop, matmul):
     """
     n, h, wd, i = x.shape
     o, kh, kw, _ = w.shape
-    (t, b), (l, r) = crop
+    (top, bottom), (left, right) = crop
     full_h, full_w = (h - 1) * stride[0] + kh, (wd - 1) * stride[1] + kw
     flat = x.reshape(-1, i)
     out = None
@@ -95,9 +95,9 @@ def scatter_transpose_conv(x, w, stride, crop, matmul):
         for kx in range(kw):
             part = matmul(flat, w[:, ky, kx, :].T).reshape(n, h, wd, o)
             if out is None:
-                out = np.zeros((n, full_h + max(0, -b), full_w + max(0, -r), o), part.dtype)
+                out = np.zeros((n, full_h + max(0, -bottom), full_w + max(0, -right), o), part.dtype)
             out[:, ky : ky + (h - 1) * stride[0] + 1 : stride[0], kx : kx + (wd - 1) * stride[1] + 1 : stride[1]] += part
-    return out[:, t : full_h - b, l : full_w - r]
+    return out[:, top : full_h - bottom, left : full_w - right]
 
 
 def transpose_conv_float(x, w, b, stride, crop):
@@ -194,11 +194,3 @@ def resize_bilinear_float(x, size, align_corners, half_pixel):
 def no_integer_form(arrays, attrs, in_types, out_types, numerics):
     """For ops that quantization rewrites before a graph becomes integer."""
     raise GraphError("this op has no integer form", fix="quantize the graph with qwtv2_edge.quantize")
-
-
-conv2d_integer = depthwise_integer = transpose_conv_integer = fully_connected_integer = no_integer_form
-add_integer = sub_integer = mul_integer = no_integer_form
-max_pool_integer = avg_pool_integer = mean_integer = sum_integer = reduce_max_integer = softmax_integer = no_integer_form
-relu_integer = clamp_integer = logistic_integer = tanh_integer = hard_swish_integer = no_integer_form
-elu_integer = leaky_relu_integer = prelu_integer = no_integer_form
-pad_integer = resize_bilinear_integer = quantize_integer = dequantize_integer = requantize_integer = no_integer_form

@@ -8,7 +8,7 @@ from math import prod
 import numpy as np
 
 from qwtv2_edge.ir.types import TensorType
-from qwtv2_edge.ops import kernels
+from qwtv2_edge.ops import integers, kernels
 from qwtv2_edge.ops.conv import Pair
 from qwtv2_edge.ops.spec import NoAttrs, OpSpec, QuantRule, Types, need
 
@@ -167,7 +167,7 @@ SPECS = (
         PadAttrs,
         _pad_infer,
         lambda arrays, a: (np.pad(arrays[0], a.paddings, constant_values=np.float32(a.value)),),
-        kernels.pad_integer,
+        integers.pad_integer,
         SAME,
         batch=lambda a, types: a.paddings[0] == (0, 0),
     ),
@@ -184,7 +184,7 @@ SPECS = (
         ResizeAttrs,
         _resize_infer,
         lambda arrays, a: (kernels.resize_bilinear_float(arrays[0], a.size, a.align_corners, a.half_pixel_centers),),
-        kernels.resize_bilinear_integer,
+        integers.resize_bilinear_integer,
         SAME,
     ),
     OpSpec(
@@ -192,7 +192,7 @@ SPECS = (
         NoAttrs,
         lambda types, a: (TensorType(types[0].shape, "int8"),),
         lambda arrays, a: (arrays[0],),
-        kernels.quantize_integer,
+        integers.quantize_integer,
         QuantRule("boundary"),
     ),
     OpSpec(
@@ -200,7 +200,7 @@ SPECS = (
         NoAttrs,
         lambda types, a: (TensorType(types[0].shape, "float32"),),
         lambda arrays, a: (arrays[0],),
-        kernels.dequantize_integer,
+        integers.dequantize_integer,
         QuantRule("boundary"),
     ),
     OpSpec(
@@ -208,7 +208,7 @@ SPECS = (
         NoAttrs,
         lambda types, a: (TensorType(types[0].shape, types[0].dtype),),
         lambda arrays, a: (arrays[0],),
-        kernels.requantize_integer,
+        integers.requantize_integer,
         QuantRule("free"),
     ),
 )

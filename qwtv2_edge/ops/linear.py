@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qwtv2_edge.ir.types import TensorType
-from qwtv2_edge.ops import kernels
+from qwtv2_edge.ops import weighted
 from qwtv2_edge.ops.conv import WEIGHTED
 from qwtv2_edge.ops.spec import OpSpec, Types, activate, need
 
@@ -36,7 +36,7 @@ SPECS = (
         FullyConnectedAttrs,
         _infer,
         _reference,
-        kernels.fully_connected_integer,
+        weighted.fully_connected_integer,
         WEIGHTED,
         data_inputs=1,
     ),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwtv2_edge.ir.types import TensorType
-from qwtv2_edge.ops import kernels
+from qwtv2_edge.ops import integers, kernels
 from qwtv2_edge.ops.conv import Pair, _spatial
 from qwtv2_edge.ops.spec import OpSpec, QuantRule, Types, need
 
@@ -74,7 +74,7 @@ SPECS = (
         PoolAttrs,
         _pool_infer,
         lambda arrays, a: (kernels.max_pool(arrays[0], a.kernel, a.stride, a.padding),),
-        kernels.max_pool_integer,
+        integers.max_pool_integer,
         QuantRule("same"),
     ),
     OpSpec(
@@ -82,20 +82,26 @@ SPECS = (
         PoolAttrs,
         _pool_infer,
         lambda arrays, a: (kernels.avg_pool_float(arrays[0], a.kernel, a.stride, a.padding),),
-        kernels.avg_pool_integer,
+        integers.avg_pool_integer,
         QuantRule("same"),
     ),
-    OpSpec("mean", ReduceAttrs, _reduce_infer, _reduce_reference(np.mean), kernels.mean_integer, QuantRule("free"), batch=_keeps_batch),
-    OpSpec("sum", ReduceAttrs, _reduce_infer, _reduce_reference(np.sum), kernels.sum_integer, QuantRule("free"), batch=_keeps_batch),
+    OpSpec("mean", ReduceAttrs, _reduce_infer, _reduce_reference(np.mean), integers.mean_integer, QuantRule("free"), batch=_keeps_batch),
+    OpSpec("sum", ReduceAttrs, _reduce_infer, _reduce_reference(np.sum), integers.sum_integer, QuantRule("free"), batch=_keeps_batch),
     OpSpec(
-        "reduce_max", ReduceAttrs, _reduce_infer, _reduce_reference(np.max), kernels.reduce_max_integer, QuantRule("same"), batch=_keeps_batch
+        "reduce_max",
+        ReduceAttrs,
+        _reduce_infer,
+        _reduce_reference(np.max),
+        integers.reduce_max_integer,
+        QuantRule("same"),
+        batch=_keeps_batch,
     ),
     OpSpec(
         "softmax",
         SoftmaxAttrs,
         lambda types, a: (TensorType(types[0].shape, types[0].dtype),),
         _softmax_reference,
-        kernels.softmax_integer,
+        integers.softmax_integer,
         QuantRule("fixed", 1.0 / 256, -128),
         batch=lambda a, types: len(types[0].shape) > 1,
     ),

@@ -24,7 +24,7 @@ Observe = Callable[[Node, tuple[np.ndarray, ...]], None]
 
 def batchable(graph: Graph) -> bool:
     """True where samples stay independent along axis 0 of every activation."""
-    live = {t for t in graph.inputs}
+    live = set(graph.inputs)
     for t in graph.inputs:
         if not graph.tensors[t].shape or graph.tensors[t].shape[0] != 1:
             return False

@@ -1,0 +1,554 @@
+"""Exact integer meanings of every op that carries no weights; weighted ones are in ``weighted.py``.
+
+Each function has the signature (arrays, attrs, in_types, out_types, numerics) -> tuple of arrays, and looks up
+the named rule of its op in ``numerics``. Unary int8 ops are computed once for the 256 codes and looked up;
+binary ones on large arrays likewise for the 65536 pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from qwtv2_edge import fixedpoint as fp
+from qwtv2_edge.errors import GraphError
+from qwtv2_edge.ir.types import TensorType
+from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.ops import kernels
+from qwtv2_edge.ops.spec import ACTIVATIONS, Arrays, Types
+
+F = np.float32
+I = np.int64  # noqa: E741
+
+#: from this many output elements on, a binary op looks its 65536 pairs up
+PAIR_TABLE_SIZE = 8192
+
+Result = tuple[np.ndarray, ...]
+
+
+def rule_of(op: str, table: dict[str, Any], numerics: Numerics) -> Any:
+    """The entry of ``table`` that ``numerics`` names for ``op``. Raises GraphError for a rule that is not there."""
+    rule = numerics.rule(op)
+    if rule not in table:
+        said = f"says {rule!r}" if rule else "names none"
+        raise GraphError(
+            f"numerics '{numerics.name}' {said} for {op}", fix=f"one of: {', '.join(table)}; or a runtime that executes {op}"
+        )
+    return table[rule]
+
+
+# ---------------------------------------------------------------- look-up tables
+
+#: every int8 code, in the order of its byte: 0..127, -128..-1
+CODES = np.arange(256, dtype=np.uint8).view(np.int8)
+
+
+def look_up(table: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """table[byte of each code]; table has 256 entries in the order of CODES."""
+    return np.take(table, codes.view(np.uint8))
+
+
+def centred_codes(type: TensorType) -> np.ndarray:
+    """int64 (256,): CODES less the zero point."""
+    return CODES.astype(I) - type.zero_point
+
+
+def real_codes(type: TensorType) -> np.ndarray:
+    """float32 (256,): the real value of each of CODES."""
+    return centred_codes(type).astype(F) * F(type.scale)
+
+
+Unary = Callable[[Any, TensorType, TensorType], np.ndarray]
+
+
+def unary(op: str, rules: dict[str, Unary]):
+    """An int8 -> int8 op from its rules, each (attrs, in type, out type) -> 256 output codes in the order of CODES."""
+
+    def run(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+        rule = rule_of(op, rules, numerics)
+        return (look_up(_unary_table(rule, attrs, in_types[0], out_types[0]), np.ascontiguousarray(arrays[0])),)
+
+    return run
+
+
+@lru_cache(maxsize=256)
+def _unary_table(rule: Unary, attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+    return rule(attrs, in_type, out_type)
+
+
+# ---------------------------------------------------------------- transcendental functions
+
+# Runtimes call the platform's float32 functions; these round the float64 result to float32 instead, which is the
+# correctly rounded value almost always. A table entry could differ where y / scale lies within 1e-6 of a half.
+
+
+def _f32(f: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda x: f(x.astype(np.float64)).astype(F)
+
+
+def _logistic_tflite(x: np.ndarray, attrs: Any) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return F(1) / (F(1) + _f32(np.exp)(-x))
+
+
+def _logistic_xnn(x: np.ndarray, attrs: Any) -> np.ndarray:
+    def f(v):
+        e = np.exp(-np.abs(v))
+        return np.where(v > 0, 1.0 / (1.0 + e), e / (1.0 + e))
+
+    return _f32(f)(x)
+
+
+def _tanh(x: np.ndarray, attrs: Any) -> np.ndarray:
+    return _f32(np.tanh)(x)
+
+
+def _elu(x: np.ndarray, attrs: Any) -> np.ndarray:
+    return np.where(x < 0, F(attrs.alpha) * _f32(np.expm1)(np.minimum(x, 0)), x)
+
+
+def _hard_swish_float(x: np.ndarray, attrs: Any) -> np.ndarray:
+    return x / F(6) * np.clip(x + F(3), F(0), F(6))
+
+
+def lut_tflite(f) -> Unary:
+    """clamp(HAZ(f32(f(x) * f32(1/s_out))) + z). Source: LiteRT tflite/kernels/internal/common.h :: LUTPopulateInt8"""
+
+    def rule(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+        y = f(real_codes(in_type), attrs) * (F(1) / F(out_type.scale))
+        return fp.to_codes(fp.round_half_away(y), out_type.zero_point)
+
+    return rule
+
+
+def lut_xnn(f) -> Unary:
+    """clamp(RNE(f32(f32(f(x) * f32(1/s_out)) + z))). Source: XNNPACK src/reference/unary-elementwise.cc"""
+
+    def rule(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+        y = f(real_codes(in_type), attrs) * (F(1) / F(out_type.scale)) + F(out_type.zero_point)
+        return fp.to_codes(fp.round_half_even(y), 0)
+
+    return rule
+
+
+def lut_convert(f) -> Unary:
+    """clamp(RNE(f32(f(x) * f32(1/s_out))) + z): a float op between XNNPACK's converts."""
+
+    def rule(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+        y = f(real_codes(in_type), attrs) * (F(1) / F(out_type.scale))
+        return fp.to_codes(fp.round_half_even(y), out_type.zero_point)
+
+    return rule
+
+
+def _float_rules(tflite, xnn) -> dict[str, Unary]:
+    return {"LUT_TFLITE": lut_tflite(tflite), "LUT_XNN": lut_xnn(xnn), "LUT_XNN_CONVERT": lut_convert(xnn)}
+
+
+def _fixed_tflm(f: Callable[[np.ndarray], np.ndarray], fraction_bits: int) -> Unary:
+    """Gemmlowp's fixed-point function on Q4.27 values, saturated beyond the Q4 range.
+
+    Source: tflite-micro tensorflow/lite/kernels/internal/reference/integer_ops/logistic.h, tanh.h
+    """
+
+    def rule(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+        multiplier, shift = fp.quantize_multiplier(np.float64(F(in_type.scale)) * 2.0**27)
+        radius = fp.integer_bits_radius(4, int(shift))
+        x = centred_codes(in_type)
+        inside = np.clip(x, -radius, radius)
+        y = fp.rdbpot(f(fp.multiply_quantized(inside, multiplier, shift)), fraction_bits)
+        codes = fp.to_codes(y, out_type.zero_point)
+        return np.where(x <= -radius, np.int8(-128), np.where(x >= radius, np.int8(127), codes))
+
+    return rule
+
+
+def _hard_swish_tflite(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+    return fp.to_codes(fp.hard_swish_ref(CODES, in_type.scale, in_type.zero_point, out_type.scale), out_type.zero_point)
+
+
+# ---------------------------------------------------------------- leaky_relu, clamps, requantize
+
+
+def _leaky_ref(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+    x = centred_codes(in_type)
+    above = fp.quantize_multiplier(np.float64(F(in_type.scale) / F(out_type.scale)))
+    below = fp.quantize_multiplier(np.float64(F(in_type.scale) * F(attrs.alpha) / F(out_type.scale)))
+    y = np.where(x >= 0, fp.multiply_quantized(x, *above), fp.multiply_quantized(x, *below))
+    return fp.to_codes(y, out_type.zero_point)
+
+
+def _leaky_xnn8(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+    x = centred_codes(in_type)
+    ratio = F(in_type.scale) / F(out_type.scale)
+    multiplier = np.where(x >= 0, fp.q8_multiplier(ratio), fp.q8_multiplier(ratio * F(attrs.alpha)))
+    return fp.to_codes(fp.q8_multiply(x, multiplier), out_type.zero_point)
+
+
+def _leaky_xnn8_or_ref(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+    """The delegate takes positive ratios in [2**-8, 2**7] and negative ones of the same size.
+
+    Source: LiteRT tflite/delegates/xnnpack/xnnpack_delegate.cc :: VisitLeakyReluNode
+    """
+    ratio = F(in_type.scale) / F(out_type.scale)
+    below = float(ratio * F(attrs.alpha))
+    taken = 2.0**-8 <= float(ratio) <= 2.0**7 and -127.99609375 <= below <= 128.0 and abs(below) >= 2.0**-8
+    return (_leaky_xnn8 if taken else _leaky_ref)(attrs, in_type, out_type)
+
+
+def clamp_rule(low: float | None, high: float | None, rule: str) -> Unary:
+    """Clamp of codes between real bounds; the attributes hold them where ``low`` is None."""
+
+    def run(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+        if (in_type.scale, in_type.zero_point) != (out_type.scale, out_type.zero_point):
+            raise GraphError("a clamp must keep scale and zero point", fix="give input and output one quantization")
+        bounds = (attrs.min, attrs.max) if low is None else (low, high)
+        q_low, q_high = fp.activation_bounds(*bounds, out_type.scale, out_type.zero_point, rule)
+        return np.clip(CODES, q_low, q_high)
+
+    return run
+
+
+def _clamp_rules(low: float | None = None, high: float | None = None) -> dict[str, Unary]:
+    return {rule: clamp_rule(low, high, rule) for rule in ("TFLITE", "XNN")}
+
+
+def _requantize_ref(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+    scale = np.float64(F(in_type.scale)) / np.float64(F(out_type.scale))
+    return fp.to_codes(fp.requantize(centred_codes(in_type), scale, "REF"), out_type.zero_point)
+
+
+def _requantize_q8(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+    multiplier = fp.q8_multiplier(F(in_type.scale) / F(out_type.scale))
+    return fp.to_codes(fp.q8_multiply(centred_codes(in_type), multiplier), out_type.zero_point)
+
+
+def _requantize_q8_or_ref(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+    """The delegate takes ratios in [2**-8, 2**7]. Source: LiteRT xnnpack_delegate.cc :: VisitQuantizeNode"""
+    ratio = float(F(in_type.scale) / F(out_type.scale))
+    return (_requantize_q8 if 2.0**-8 <= ratio <= 2.0**7 else _requantize_ref)(attrs, in_type, out_type)
+
+
+UNARY_RULES: dict[str, dict[str, Unary]] = {
+    "relu": _clamp_rules(0.0, np.inf),
+    "relu6": _clamp_rules(0.0, 6.0),
+    "clamp": _clamp_rules(),
+    "logistic": {**_float_rules(_logistic_tflite, _logistic_xnn), "FIXED_TFLM": _fixed_tflm(fp.logistic_fixed, 23)},
+    "tanh": {**_float_rules(_tanh, _tanh), "FIXED_TFLM": _fixed_tflm(fp.tanh_fixed, 24)},
+    "elu": _float_rules(_elu, _elu),
+    "hard_swish": {"TFLITE": _hard_swish_tflite, **_float_rules(_hard_swish_float, _hard_swish_float)},
+    "leaky_relu": {"REF": _leaky_ref, "XNN8": _leaky_xnn8, "XNN8_OR_REF": _leaky_xnn8_or_ref},
+    "requantize": {
+        "REF": _requantize_ref,
+        "Q8": _requantize_q8,
+        "Q8_OR_REF": _requantize_q8_or_ref,
+        "F32": lut_convert(lambda x, attrs: x),
+    },
+}
+
+relu_integer, relu6_integer, clamp_integer = (unary(op, UNARY_RULES[op]) for op in ("relu", "relu6", "clamp"))
+logistic_integer, tanh_integer, elu_integer = (unary(op, UNARY_RULES[op]) for op in ("logistic", "tanh", "elu"))
+hard_swish_integer, leaky_relu_integer = (unary(op, UNARY_RULES[op]) for op in ("hard_swish", "leaky_relu"))
+requantize_integer = unary("requantize", UNARY_RULES["requantize"])
+
+# ---------------------------------------------------------------- binary element-wise
+
+#: (x, y less their zero points, in types, out type) -> (int64 before the zero point, rule of the activation bounds)
+Pair = Callable[[np.ndarray, np.ndarray, TensorType, TensorType, TensorType], tuple[np.ndarray, str]]
+
+
+def _left_shift(sign: int, *, float32: bool = False) -> Pair:
+    def rule(x, y, first, second, out):
+        params = fp.left_shift_add_params(first.scale, second.scale, out.scale, float32=float32)
+        return fp.left_shift_add(x, y, params, sign), "TFLITE"
+
+    return rule
+
+
+def _q20(sign: int, fallback: Pair | None) -> Pair:
+    def rule(x, y, first, second, out):
+        params = fp.q20_add_params(first.scale, second.scale, out.scale)
+        if params is not None:
+            return fp.q20_add(x, y, params, sign), "XNN"
+        if fallback is None:
+            raise GraphError(
+                f"input scales {first.scale} and {second.scale} are outside [2**-10, 2**8) times the output scale {out.scale}",
+                fix="bring the scales closer together",
+            )
+        return fallback(x, y, first, second, out)
+
+    return rule
+
+
+def _mul_scale32(first, second, out) -> np.float32:
+    return F(first.scale) * F(second.scale) / F(out.scale)
+
+
+def _mul_integer(scheme: str, scale) -> Pair:
+    return lambda x, y, first, second, out: (fp.requantize(x * y, np.float64(scale(first, second, out)), scheme), "TFLITE")
+
+
+def _mul_scale64(first, second, out) -> np.float64:
+    return np.float64(F(first.scale)) * np.float64(F(second.scale)) / np.float64(F(out.scale))
+
+
+def _mul_windowed(inside, fallback: Pair | None) -> Pair:
+    def rule(x, y, first, second, out):
+        scale = _mul_scale32(first, second, out)
+        if 2.0**-16 <= float(scale) < 2.0**8:
+            return inside(x * y, scale), "XNN"
+        if fallback is None:
+            raise GraphError(f"product scale ratio {float(scale)} is outside [2**-16, 2**8)", fix="widen the output range")
+        return fallback(x, y, first, second, out)
+
+    return rule
+
+
+def _f32e(product, scale):
+    return fp.requantize(product, scale, "F32E")
+
+
+_MUL_REF = _mul_integer("REF", _mul_scale32)
+
+PAIR_RULES: dict[str, dict[str, Pair]] = {
+    "add": {"LSHIFT20": _left_shift(1), "Q20": _q20(1, None), "Q20_OR_LSHIFT20": _q20(1, _left_shift(1))},
+    "sub": {
+        "LSHIFT20": _left_shift(-1),
+        "LSHIFT20_F32": _left_shift(-1, float32=True),
+        "Q20": _q20(-1, None),
+        "Q20_OR_LSHIFT20": _q20(-1, _left_shift(-1)),
+    },
+    "mul": {
+        "REF_F32": _MUL_REF,
+        "REF_F64": _mul_integer("REF", _mul_scale64),
+        "ONE_F32": _mul_integer("ONE", _mul_scale32),
+        "F32E": _mul_windowed(_f32e, None),
+        "F32E_OR_REF_F32": _mul_windowed(_f32e, _MUL_REF),
+        "RNDNU": _mul_windowed(fp.rndnu, None),
+        "RNDNU_OR_REF_F32": _mul_windowed(fp.rndnu, _MUL_REF),
+    },
+}
+
+
+def binary(op: str):
+    """The exact integer meaning of a binary element-wise op."""
+
+    def run(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+        rule = rule_of(op, PAIR_RULES[op], numerics)
+        a, b = arrays
+        key = (rule, attrs.activation, numerics.rule("activation"), *in_types, *out_types)
+        if np.broadcast(a, b).size < PAIR_TABLE_SIZE:
+            return (_pairs(*key, a, b),)
+        index = np.add(a.view(np.uint8).astype(np.intp) * 256, b.view(np.uint8))
+        return (np.take(_pair_table(*key), index),)
+
+    return run
+
+
+def _pairs(rule: Pair, activation: str, bounds_rule: str, first, second, out, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    value, own = rule(a.astype(I) - first.zero_point, b.astype(I) - second.zero_point, first, second, out)
+    # a delegate that leaves the node also leaves its clamp
+    bounds = "TFLITE" if own == "TFLITE" else bounds_rule or "TFLITE"
+    low, high = fp.activation_bounds(*ACTIVATIONS[activation], out.scale, out.zero_point, bounds)
+    return fp.to_codes(value, out.zero_point, low, high)
+
+
+@lru_cache(maxsize=64)
+def _pair_table(rule: Pair, activation: str, bounds_rule: str, first, second, out) -> np.ndarray:
+    return _pairs(rule, activation, bounds_rule, first, second, out, CODES[:, None], CODES[None, :]).ravel()
+
+
+add_integer, sub_integer, mul_integer = binary("add"), binary("sub"), binary("mul")
+
+PRELU_RULES = {"REF_F32": F, "REF_F64": np.float64}
+
+
+def prelu_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    """Slopes are int8 constants with one scale. Source: LiteRT tflite/kernels/activations.cc :: PreluPrepare"""
+    f = rule_of("prelu", PRELU_RULES, numerics)
+    x_type, slope_type, out = in_types[0], in_types[1], out_types[0]
+    x = arrays[0].astype(I) - x_type.zero_point
+    slope = arrays[1].astype(I) - slope_type.zero_point
+    s_in, s_slope, s_out = (f(F(t.scale)) for t in (x_type, slope_type, out))
+    above = fp.quantize_multiplier(np.float64(s_in / s_out))
+    below = fp.quantize_multiplier(np.float64(s_in * s_slope / s_out))
+    y = np.where(x >= 0, fp.multiply_quantized(x, *above), fp.multiply_quantized(x * slope, *below))
+    return (fp.to_codes(y, out.zero_point),)
+
+
+# ---------------------------------------------------------------- pooling, reductions, softmax
+
+
+def max_pool_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    return (kernels.max_pool(arrays[0], attrs.kernel, attrs.stride, attrs.padding),)
+
+
+def _avg_pool_tflite(x: np.ndarray, attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+    total = kernels.window_sum(x, attrs.kernel, attrs.stride, attrs.padding, np.int32)
+    count = kernels.valid_taps(x.shape, attrs.kernel, attrs.stride, attrs.padding)[:, :, None]
+    return fp.to_codes(fp.divide_half_away(total, count), 0)
+
+
+def _avg_pool_depthwise(x: np.ndarray, attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+    """A depthwise convolution with every weight code 1 and scale 1/n, as XNNPACK requantizes it."""
+    if attrs.padding != ((0, 0), (0, 0)):
+        raise GraphError("a padded average has no depthwise form: its divisor changes at the border", fix="pad before pooling")
+    count = attrs.kernel[0] * attrs.kernel[1]
+    total = kernels.window_sum(x, attrs.kernel, attrs.stride, attrs.padding, np.int32) - count * in_type.zero_point
+    scale = fp.effective_scale("F32E", in_type.scale, np.asarray([F(1) / F(count)]), out_type.scale)
+    return fp.to_codes(fp.requantize(total, scale, "F32E"), out_type.zero_point)
+
+
+AVG_POOL_RULES = {"TFLITE": _avg_pool_tflite, "DEPTHWISE_F32E": _avg_pool_depthwise}
+
+
+def avg_pool_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    return (rule_of("avg_pool2d", AVG_POOL_RULES, numerics)(arrays[0], attrs, in_types[0], out_types[0]),)
+
+
+def _mean_ref(total, count, in_type, out_type, special):
+    return fp.to_codes(fp.mean_ref(total, count, in_type.scale, in_type.zero_point, out_type.scale), out_type.zero_point)
+
+
+def _mean_xnn(total, count, in_type, out_type, special):
+    return fp.to_codes(fp.mean_xnn(total, count, in_type.scale, in_type.zero_point, out_type.scale, out_type.zero_point), 0)
+
+
+def _mean_p2(total, count, in_type, out_type, special):
+    if not special:
+        return _mean_ref(total, count, in_type, out_type, special)
+    return fp.to_codes(fp.mean_optimised(total, count, in_type.scale, in_type.zero_point, out_type.scale, out_type.zero_point), 0)
+
+
+def _sum_ref(total, count, in_type, out_type, special):
+    return fp.to_codes(fp.sum_ref(total, count, in_type.scale, in_type.zero_point, out_type.scale), out_type.zero_point)
+
+
+REDUCE_RULES = {"mean": {"REF": _mean_ref, "XNN": _mean_xnn, "P2": _mean_p2}, "sum": {"REF": _sum_ref}}
+
+
+def reduction(op: str):
+    """The exact integer meaning of mean or sum."""
+
+    def run(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+        x = arrays[0]
+        rule = rule_of(op, REDUCE_RULES[op], numerics)
+        count = int(np.prod([x.shape[i] for i in attrs.axes], dtype=I))
+        total = x.sum(axis=tuple(attrs.axes), dtype=I, keepdims=attrs.keep_dims)
+        special = x.ndim == 4 and attrs.keep_dims and tuple(attrs.axes) == (1, 2)
+        return (rule(total, count, in_types[0], out_types[0], special),)
+
+    return run
+
+
+mean_integer, sum_integer = reduction("mean"), reduction("sum")
+
+
+def reduce_max_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    return (arrays[0].max(axis=tuple(attrs.axes), keepdims=attrs.keep_dims),)
+
+
+SOFTMAX_RULES = {
+    "FIXED": lambda x, scale, beta, out: fp.softmax_fixed(x, scale, beta),
+    "FLOAT_LUT": lambda x, scale, beta, out: fp.softmax_float_lut(x, scale, beta, out.scale, out.zero_point),
+    "TABLE": lambda x, scale, beta, out: fp.softmax_integer_table(x, scale, beta),
+}
+
+
+def softmax_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    rule, out = rule_of("softmax", SOFTMAX_RULES, numerics), out_types[0]
+    if (out.scale, out.zero_point) != (1.0 / 256, -128):
+        raise GraphError(f"softmax gives scale 1/256 and zero point -128, not {out.scale} and {out.zero_point}")
+    return (rule(arrays[0], in_types[0].scale, attrs.beta, out),)
+
+
+# ---------------------------------------------------------------- data movement that needs a code or a rule
+
+
+def pad_code(value: float, type: TensorType) -> int:
+    """The int8 code that stands for the real constant ``value``."""
+    return max(-128, min(127, fp.activation_code(value, type.scale, type.zero_point, "TFLITE")))
+
+
+def pad_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    return (np.pad(arrays[0], attrs.paddings, constant_values=pad_code(attrs.value, out_types[0])),)
+
+
+RESIZE_RULES = {
+    "TFLITE": (fp.bilinear_q10, fp.bilinear_combine_q10),
+    "XNN": (fp.bilinear_q11, fp.bilinear_combine_q11),
+}
+
+
+def resize_bilinear_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    coordinates, combine = rule_of("resize_bilinear", RESIZE_RULES, numerics)
+    x = arrays[0].astype(I)
+    y0, y1, wy = coordinates(x.shape[1], attrs.size[0], attrs.align_corners, attrs.half_pixel_centers)
+    x0, x1, wx = coordinates(x.shape[2], attrs.size[1], attrs.align_corners, attrs.half_pixel_centers)
+    top, bottom = x[:, y0], x[:, y1]
+    value = combine((top[:, :, x0], top[:, :, x1]), (bottom[:, :, x0], bottom[:, :, x1]), wy[:, None, None], wx[:, None])
+    return (fp.to_codes(value, 0),)
+
+
+# ---------------------------------------------------------------- boundary
+
+
+def _by_blocks_of_8(x: np.ndarray, main: Callable, tail: Callable) -> np.ndarray:
+    """Apply ``main`` to whole blocks of 8 elements of each sample, ``tail`` to the rest."""
+    rows = x.reshape(len(x), -1)
+    cut = rows.shape[1] // 8 * 8
+    return np.concatenate([main(rows[:, :cut]), tail(rows[:, cut:])], 1).reshape(x.shape)
+
+
+def _quantize_p2(x, scale, zero_point):
+    return _by_blocks_of_8(
+        x,
+        lambda v: fp.quantize_codes(v, scale, zero_point, "RNE"),
+        lambda v: fp.quantize_codes(v, scale, zero_point, "HAZ64"),
+    )
+
+
+QUANTIZE_RULES = {
+    "HAZ": lambda x, s, z: fp.quantize_codes(x, s, z, "HAZ"),
+    "RNE": lambda x, s, z: fp.quantize_codes(x, s, z, "RNE"),
+    "HAZ64": lambda x, s, z: fp.quantize_codes(x, s, z, "HAZ64"),
+    "P2": _quantize_p2,
+}
+
+
+def quantize_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    rule, out = rule_of("quantize", QUANTIZE_RULES, numerics), out_types[0]
+    return (rule(arrays[0], out.scale, out.zero_point),)
+
+
+def _dequantize_p2(x, type):
+    scale = F(type.scale)
+    shifted = CODES.astype(F) * scale + F(-type.zero_point) * scale
+    return _by_blocks_of_8(x, lambda v: look_up(shifted, v), lambda v: look_up(real_codes(type), v))
+
+
+DEQUANTIZE_RULES = {
+    "EXACT": lambda x, type: look_up(real_codes(type), x),
+    "P2": lambda x, type: _dequantize_p2(x, type),
+}
+
+
+def dequantize_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    return (rule_of("dequantize", DEQUANTIZE_RULES, numerics)(np.ascontiguousarray(arrays[0]), in_types[0]),)
+
+
+#: op -> the named rules a numerics table may give it (ops with one meaning everywhere are absent)
+KNOWN_RULES: dict[str, frozenset[str]] = {
+    **{op: frozenset(rules) for op, rules in {**UNARY_RULES, **PAIR_RULES, **REDUCE_RULES}.items()},
+    **{op: frozenset(fp.SCHEMES) for op in ("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected")},
+    "prelu": frozenset(PRELU_RULES),
+    "avg_pool2d": frozenset(AVG_POOL_RULES),
+    "softmax": frozenset(SOFTMAX_RULES),
+    "resize_bilinear": frozenset(RESIZE_RULES),
+    "quantize": frozenset(QUANTIZE_RULES),
+    "dequantize": frozenset(DEQUANTIZE_RULES),
+    "activation": frozenset({"TFLITE", "XNN"}),
+}
