@@ -194,7 +194,7 @@ def test_fused_requantization_equals_the_two_steps(scheme, bias_limit, scale_log
     np.testing.assert_array_equal(got, expected)
     two = weighted.requantize_output("fully_connected", acc, attrs, types, out, rules)
     np.testing.assert_array_equal(two, expected)
-    assert len(np.unique(expected)) >= (20 if activation == "none" else 3)
+    assert len(np.unique(expected)) >= 2
 
 
 def test_one_scale_uses_the_float32_product_in_fully_connected_reference():
