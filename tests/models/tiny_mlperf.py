@@ -168,7 +168,8 @@ def _fill(block: ConvBlock, weights: Weights, conv: str, bn: str | None) -> None
 
 
 def _set(target: Tensor | None, array: np.ndarray) -> None:
-    assert target is not None and tuple(target.shape) == array.shape, array.shape
+    assert target is not None
+    assert tuple(target.shape) == array.shape, array.shape
     with torch.no_grad():
         target.copy_(torch.from_numpy(np.ascontiguousarray(array)))
 
