@@ -1,0 +1,143 @@
+"""Which kernel of which TFLite runtime computes what: one table per runtime, one source per row.
+
+Path prefixes: K = LiteRT tflite/kernels, D = LiteRT tflite/delegates/xnnpack/xnnpack_delegate.cc,
+X = XNNPACK src, M = tflite-micro tensorflow/lite/micro/kernels, I = M's tensorflow/lite/kernels/internal.
+Every row was run: tests/runtime/test_tflite_exact.py executes each on the versions named below.
+"""
+
+from __future__ import annotations
+
+import platform
+
+from qwtv2_edge.numerics import Numerics
+
+LITERT = {"ai-edge-litert": "2.3.0"}
+TENSORFLOW = {"tensorflow": "2.21.0"}
+
+REFERENCE = {
+    "conv2d": "REF",  # K/internal/reference/integer_ops/conv.h :: ConvPerChannel
+    "depthwise_conv2d": "REF",  # K/internal/reference/integer_ops/depthwise_conv.h
+    "transpose_conv2d": "REF",  # K/internal/reference/integer_ops/transpose_conv.h
+    "fully_connected": "F64",  # K/internal/reference/integer_ops/fully_connected.h, overload with float scales (from 1.4)
+    "activation": "TFLITE",  # K/kernel_util.cc :: CalculateActivationRangeQuantizedImpl
+    "add": "LSHIFT20",  # K/internal/reference/integer_ops/add.h
+    "sub": "LSHIFT20",  # K/internal/reference/sub.h
+    "mul": "REF_F32",  # K/mul.cc :: Prepare, K/internal/reference/integer_ops/mul.h
+    "mean": "REF",  # K/internal/reference/reduce.h :: QuantizedMeanOrSum
+    "sum": "REF",  # K/internal/reference/reduce.h :: QuantizedMeanOrSum
+    "avg_pool2d": "TFLITE",  # K/internal/reference/integer_ops/pooling.h :: AveragePool
+    "softmax": "FIXED",  # K/internal/reference/softmax.h
+    "logistic": "LUT_TFLITE",  # K/activations.cc, K/internal/common.h :: LUTPopulateInt8
+    "tanh": "LUT_TFLITE",  # K/activations.cc, K/internal/common.h :: LUTPopulateInt8
+    "elu": "LUT_TFLITE",  # K/activations.cc :: EluPrepare
+    "hard_swish": "TFLITE",  # K/internal/reference/hard_swish.h
+    "leaky_relu": "REF",  # K/internal/reference/leaky_relu.h :: QuantizeLeakyRelu
+    "prelu": "REF_F32",  # K/activations.cc :: PreluPrepare, K/internal/reference/prelu.h
+    "relu": "TFLITE",  # K/activations.cc :: ReluEval
+    "relu6": "TFLITE",  # K/activations.cc :: Relu6Eval
+    "clamp": "TFLITE",  # MAXIMUM and MINIMUM with constants made by the emitter
+    "resize_bilinear": "TFLITE",  # K/internal/reference/resize_bilinear.h :: ResizeBilinearInteger
+    "quantize": "HAZ",  # K/internal/reference/quantize.h :: AffineQuantize
+    "dequantize": "EXACT",  # K/internal/reference/dequantize.h
+    "requantize": "REF",  # K/internal/reference/requantize.h
+}
+
+#: optimised built-ins without the delegate, where they differ from the reference kernels
+BUILTIN_X86 = {
+    **REFERENCE,
+    "conv2d": "UP2",  # ruy/kernel_avx512.cc
+    "depthwise_conv2d": "UP2",  # K/internal/optimized/optimized_ops.h :: Quantize (REF for the last channels mod 8)
+    "transpose_conv2d": "UP2",  # the same
+    "fully_connected": "UP2",  # ruy/kernel_avx512.cc
+    "softmax": "FLOAT_LUT",  # K/internal/optimized/optimized_ops.h :: Softmax
+    "quantize": "P2",  # K/internal/optimized/optimized_ops.h :: AffineQuantize
+    "dequantize": "P2",  # K/internal/optimized/optimized_ops.h :: Dequantize
+}
+
+BUILTIN_ARM = {
+    **BUILTIN_X86,
+    "conv2d": "ONE",  # ruy/kernel_arm64.cc
+    "fully_connected": "ONE",  # ruy/kernel_arm64.cc (UP2 for one output column)
+}
+
+#: the delegate, and built-ins for what it leaves
+XNNPACK_X86 = {
+    **REFERENCE,
+    "conv2d": "F32E",  # X/microparams-init.c :: xnn_init_qs8_qc8w_conv_minmax_fp32
+    "depthwise_conv2d": "F32E",  # the same
+    "transpose_conv2d": "F32E",  # X/operators/deconvolution-nhwc.c
+    "fully_connected": "F32E",  # X/operators/fully-connected-nc.c
+    "activation": "XNN",  # X/xnnpack/requantization.h :: xnn_qs8_quantize
+    "add": "Q20_OR_LSHIFT20",  # X/microparams-init.c :: xnn_init_qs8_add_minmax; D :: VisitAddNode
+    "sub": "Q20_OR_LSHIFT20",  # X/microparams-init.c :: xnn_init_qs8_add_minmax; D :: VisitSubNode
+    "mul": "F32E_OR_REF_F32",  # X/microparams-init.c :: xnn_init_qs8_mul_minmax; D :: VisitMulNode
+    "mean": "XNN",  # X/operators/reduce-nd.c
+    "softmax": "FLOAT_LUT",  # left to K/internal/optimized/optimized_ops.h :: Softmax
+    "logistic": "LUT_XNN",  # X/reference/unary-elementwise.cc
+    "tanh": "LUT_XNN",  # X/reference/unary-elementwise.cc
+    "elu": "LUT_XNN",  # X/reference/unary-elementwise.cc
+    "leaky_relu": "XNN8_OR_REF",  # X/microparams-init.c :: xnn_init_qs8_lrelu; D :: VisitLeakyReluNode
+    "resize_bilinear": "XNN",  # X/operators/resize-bilinear-nhwc.c, X/s8-ibilinear
+    "quantize": "RNE",  # X/f32-qs8-vcvt
+    "requantize": "Q8_OR_REF",  # X/microparams-init.c :: xnn_init_qs8_cvt; D :: VisitQuantizeNode
+}
+
+XNNPACK_ARM = {
+    **XNNPACK_X86,
+    "mul": "RNDNU_OR_REF_F32",  # X/qs8-vmul (rndnu)
+}
+
+MICRO = {
+    **REFERENCE,
+    "fully_connected": "REF",  # M/fully_connected.cc, I/reference/integer_ops/fully_connected.h
+    "sub": "LSHIFT20_F32",  # M/sub_common.cc :: CalculateOpDataSub
+    "mul": "REF_F64",  # M/mul_common.cc :: CalculateOpDataMul
+    "logistic": "FIXED_TFLM",  # M/logistic_common.cc, I/reference/integer_ops/logistic.h
+    "tanh": "FIXED_TFLM",  # M/tanh.cc, I/reference/integer_ops/tanh.h
+    "prelu": "REF_F64",  # M/prelu_common.cc :: CalculatePreluParams
+}
+
+ARM = platform.machine() in ("aarch64", "arm64")
+#: processor family of this machine, as variants are named
+FAMILY = "aarch64" if ARM else "x86_64"
+
+
+def _row(name: str, runtime: str, versions: dict[str, str], rules: dict[str, str], runner: str, **more) -> Numerics:
+    return Numerics(name, "tflite", runtime, versions, rules, runner=runner, **more)
+
+
+def _xnnpack(name: str, family: str, runtime: str, versions: dict[str, str], runner: str) -> Numerics:
+    """A runner executes the variant of this machine only."""
+    rules = XNNPACK_ARM if family == "aarch64" else XNNPACK_X86
+    # aarch64 builds look exponentials up with 16 bits: K/internal/optimized/optimized_ops.h :: SoftmaxInt8LUT
+    bounds = {"softmax": 1} if family == "aarch64" else {}
+    return _row(name, runtime, versions, rules, runner if family == FAMILY else "", bounds=bounds)
+
+
+NUMERICS: dict[str, Numerics] = {
+    n.name: n
+    for n in (
+        _row("litert-reference", "LiteRT, reference kernels", LITERT, REFERENCE, "litert-reference"),
+        _xnnpack("litert-xnnpack", FAMILY, "LiteRT, XNNPACK delegate", LITERT, "litert-xnnpack"),
+        _xnnpack("litert-xnnpack@x86_64", "x86_64", "LiteRT, XNNPACK delegate", LITERT, "litert-xnnpack"),
+        _xnnpack("litert-xnnpack@aarch64", "aarch64", "LiteRT, XNNPACK delegate", LITERT, "litert-xnnpack"),
+        _row(
+            "litert-builtin",
+            "LiteRT, optimised built-ins, no delegate",
+            LITERT,
+            BUILTIN_ARM if ARM else BUILTIN_X86,
+            "litert-builtin",
+            promise="bound",
+        ),
+        _row(
+            "tflite-2.14-reference",
+            "tflite-runtime 2.14.0, reference kernels",
+            {"tflite-runtime": "2.14.0"},
+            {**REFERENCE, "fully_connected": "REF"},  # 2.14's overload without float scales
+            "tflite-2.14-reference",
+        ),
+        _row("tflite-micro", "TFLite Micro, reference kernels", {"tflite-micro": "0.dev20261023182759"}, MICRO, "tflite-micro"),
+        _row("tensorflow-reference", "TensorFlow Lite, reference kernels", TENSORFLOW, REFERENCE, "tensorflow-reference"),
+        _xnnpack("tensorflow-xnnpack", FAMILY, "TensorFlow Lite, XNNPACK delegate", TENSORFLOW, "tensorflow-xnnpack"),
+    )
+}

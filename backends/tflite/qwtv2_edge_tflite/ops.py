@@ -1,0 +1,545 @@
+"""One emit function and one list of limits per op of the IR.
+
+Forms follow one aim: runtimes should agree on as many outputs as they can. Padding that is neither SAME nor
+VALID becomes a PAD that shares its input's quantization; means drop their axes and a RESHAPE puts them back;
+a bias is always there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from qwtv2_edge.fixedpoint import activation_bounds, activation_code
+from qwtv2_edge.ir.graph import Graph, Node
+from qwtv2_edge.ir.types import Quantization, TensorType
+from qwtv2_edge.ops.spec import ACTIVATIONS
+from qwtv2_edge_tflite.schema import OperatorRow, TensorRow, enum, pack_int4
+
+#: operator version for int8 data where it depends on nothing else
+#: Source: LiteRT tflite/tools/versioning/op_version.cc
+VERSIONS = {
+    "ADD": 2, "AVERAGE_POOL_2D": 2, "CONCATENATION": 2, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "DEQUANTIZE": 2,
+    "ELU": 1, "FULLY_CONNECTED": 4, "HARD_SWISH": 1, "LEAKY_RELU": 1, "LOGISTIC": 2, "MAXIMUM": 2, "MAX_POOL_2D": 2,
+    "MEAN": 2, "MINIMUM": 2, "MUL": 2, "PAD": 2, "PADV2": 2, "PRELU": 1, "QUANTIZE": 1, "REDUCE_MAX": 2, "RELU": 2,
+    "RELU6": 2, "RESHAPE": 1, "RESIZE_BILINEAR": 2, "RESIZE_NEAREST_NEIGHBOR": 2, "SLICE": 2, "SOFTMAX": 2,
+    "STRIDED_SLICE": 2, "SUB": 2, "SUM": 2, "TANH": 2, "TRANSPOSE": 2, "TRANSPOSE_CONV": 3,
+}  # fmt: skip
+
+ACTIVATION_ENUM = {"none": "NONE", "relu": "RELU", "relu6": "RELU6", "relu_n1_to_1": "RELU_N1_TO_1"}
+
+Pair = tuple[int, int]
+
+
+@dataclass
+class Emission:
+    """The flat model while it grows. Tensors are named; indices are given out in order of first use."""
+
+    graph: Graph
+    rows: list[TensorRow] = field(default_factory=list)
+    operators: list[OperatorRow] = field(default_factory=list)
+    index: dict[str, int] = field(default_factory=dict)
+
+    def use(self, name: str, quantization: Quantization | None = None) -> int:
+        """Index of an IR tensor. ``quantization`` stands in where the IR's own says nothing (a bias)."""
+        if name not in self.index:
+            type = self.graph.tensors[name]
+            array = self.graph.constants.get(name)
+            data = None if array is None else _bytes(array, type.dtype)
+            self._append(name, TensorRow(name, type.shape, type.dtype, quantization or type.quantization, data))
+        return self.index[name]
+
+    def bias(self, name: str, x: TensorType, w: TensorType) -> int:
+        """A bias with the scale its weights and input give it; another tensor on the same bytes per such scale."""
+        assert w.quantization is not None
+        scale = np.float32(x.scale) * w.quantization.scale_array
+        quantization = Quantization.per_channel(scale, 0)
+        if name in self.index and self.rows[self.index[name]].quantization != quantization:
+            row = self.rows[self.use(name)]
+            return self._append(self.free(name), TensorRow(self.free(name), row.shape, row.dtype, quantization, row.data))
+        return self.use(name, quantization)
+
+    def temporary(self, hint: str, shape: Sequence[int], like: TensorType) -> int:
+        """A new activation that shares ``like``'s quantization."""
+        name = self.free(hint)
+        return self._append(name, TensorRow(name, tuple(shape), like.dtype, like.quantization))
+
+    def constant(self, hint: str, values: Any, dtype: str, quantization: Quantization | None = None) -> int:
+        """A new constant."""
+        name = self.free(hint)
+        array = np.asarray(values, {"int32": np.int32, "int8": np.int8}[dtype])
+        return self._append(name, TensorRow(name, tuple(array.shape), dtype, quantization, _bytes(array, dtype)))
+
+    def free(self, hint: str) -> str:
+        name, i = hint, 1
+        while name in self.index or name in self.graph.tensors:
+            name, i = f"{hint}_{i}", i + 1
+        return name
+
+    def op(self, code: str, inputs: Sequence[int], output: int, options: str = "", *, version: int = 0, **fields: Any) -> None:
+        row = OperatorRow(code, version or VERSIONS[code], tuple(inputs), (output,), options, tuple(fields.items()))
+        self.operators.append(row)
+
+    def _append(self, name: str, row: TensorRow) -> int:
+        self.index[name] = len(self.rows)
+        self.rows.append(row)
+        return self.index[name]
+
+
+def _bytes(array: np.ndarray, dtype: str) -> bytes:
+    return pack_int4(array) if dtype == "int4" else np.ascontiguousarray(array).tobytes()
+
+
+def _activation(name: str) -> int:
+    return enum("ActivationFunctionType", ACTIVATION_ENUM[name])
+
+
+# ---------------------------------------------------------------- windows
+
+
+def same_padding(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """(top, total) that SAME adds to one axis.
+
+    Source: LiteRT tflite/kernels/padding.h :: ComputePaddingWithOffset
+    """
+    total = max((-(-size // stride) - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
+    return total // 2, total
+
+
+def padding_schemes(size: int, out: int, kernel: int, stride: int, dilation: int, before: int) -> set[str]:
+    """Which of SAME and VALID read exactly the taps that ``before`` and ``out`` prescribe along one axis."""
+    schemes = set()
+    if before == same_padding(size, kernel, stride, dilation)[0] and out == -(-size // stride):
+        schemes.add("SAME")
+    if before == 0 and out == (size - (kernel - 1) * dilation - 1) // stride + 1:
+        schemes.add("VALID")
+    return schemes
+
+
+def window_scheme(x: TensorType, out: TensorType, kernel: Pair, stride: Pair, dilation: Pair, padding: Sequence[Pair]) -> str:
+    """ "SAME" or "VALID" where one of them says it all, else ""."""
+    schemes = {"SAME", "VALID"}
+    for i in (0, 1):
+        schemes &= padding_schemes(x.shape[1 + i], out.shape[1 + i], kernel[i], stride[i], dilation[i], padding[i][0])
+    return "VALID" if "VALID" in schemes else "SAME" if schemes else ""
+
+
+def _windowed(e: Emission, node: Node, kernel: Pair, dilation: Pair, fill: int | None = None) -> tuple[int, int]:
+    """(input, padding) for a convolution or a pool: an explicit PAD where no scheme fits. ``fill``: code to pad with."""
+    a, (x, out) = node.attrs, (e.graph.in_types(node)[0], e.graph.out_types(node)[0])
+    scheme = window_scheme(x, out, kernel, a.stride, dilation, a.padding)
+    source = e.use(node.inputs[0])
+    if not scheme:
+        pads: list[Pair] = [(0, 0)]
+        for i in (0, 1):
+            needed = (out.shape[1 + i] - 1) * a.stride[i] + (kernel[i] - 1) * dilation[i] + 1
+            pads.append((a.padding[i][0], max(0, needed - x.shape[1 + i] - a.padding[i][0])))
+        pads.append((0, 0))
+        shape = [d + sum(p) for d, p in zip(x.shape, pads, strict=True)]
+        source = _pad(e, node.name, source, x, e.temporary(f"{node.name}/pad", shape, x), pads, x.zero_point if fill is None else fill)
+        scheme = "VALID"
+    return source, enum("Padding", scheme)
+
+
+def _pad(e: Emission, name: str, source: int, x: TensorType, target: int, pads: Sequence[Pair], fill: int) -> int:
+    amounts = e.constant(f"{name}/paddings", pads, "int32")
+    if fill == x.zero_point:
+        e.op("PAD", (source, amounts), target, "PadOptions")
+    else:
+        value = e.constant(f"{name}/pad_value", [fill], "int8", x.quantization)
+        e.op("PADV2", (source, amounts, value), target, "PadV2Options")
+    return target
+
+
+# ---------------------------------------------------------------- weighted ops
+
+
+def _weighted(e: Emission, node: Node) -> tuple[int, int]:
+    x, w, _ = e.graph.in_types(node)
+    return e.use(node.inputs[1]), e.bias(node.inputs[2], x, w)
+
+
+def _conv2d(e: Emission, node: Node) -> None:
+    a, (x, w, _) = node.attrs, e.graph.in_types(node)
+    source, padding = _windowed(e, node, w.shape[1:3], a.dilation)
+    e.op(
+        "CONV_2D", (source, *_weighted(e, node)), e.use(node.outputs[0]), "Conv2DOptions",
+        version=6 if a.groups > 1 else 7 if w.dtype == "int4" else 3,
+        Padding=padding, StrideW=a.stride[1], StrideH=a.stride[0], FusedActivationFunction=_activation(a.activation),
+        DilationWFactor=a.dilation[1], DilationHFactor=a.dilation[0],
+    )  # fmt: skip
+
+
+def _depthwise(e: Emission, node: Node) -> None:
+    a, (x, w, _) = node.attrs, e.graph.in_types(node)
+    source, padding = _windowed(e, node, w.shape[1:3], a.dilation)
+    e.op(
+        "DEPTHWISE_CONV_2D", (source, *_weighted(e, node)), e.use(node.outputs[0]), "DepthwiseConv2DOptions",
+        version=7 if w.dtype == "int4" else 3,
+        Padding=padding, StrideW=a.stride[1], StrideH=a.stride[0], DepthMultiplier=w.shape[3] // x.shape[3],
+        FusedActivationFunction=_activation(a.activation), DilationWFactor=a.dilation[1], DilationHFactor=a.dilation[0],
+    )  # fmt: skip
+
+
+def _transpose_conv(e: Emission, node: Node) -> None:
+    """TRANSPOSE_CONV of the whole scatter output where the crop isn't SAME's, then a SLICE, then the activation."""
+    a, (x, w, _), out = node.attrs, e.graph.in_types(node), e.graph.out_types(node)[0]
+    sizes, same = [], True
+    for i in (0, 1):
+        full = (x.shape[1 + i] - 1) * a.stride[i] + w.shape[1 + i]
+        sizes.append(max(full, a.crop[i][0] + out.shape[1 + i]))
+        same &= a.crop[i][0] == same_padding(out.shape[1 + i], w.shape[1 + i], a.stride[i], 1)[0]
+        same &= x.shape[1 + i] == -(-out.shape[1 + i] // a.stride[i])
+    whole = (out.shape[0], *sizes, out.shape[3])
+    if same:
+        whole = out.shape
+    steps = [a.activation != "none", whole != out.shape]
+    last = e.use(node.outputs[0])
+    target = e.temporary(f"{node.name}/full", whole, out) if any(steps) else last
+    e.op(
+        "TRANSPOSE_CONV",
+        (e.constant(f"{node.name}/shape", whole, "int32"), e.use(node.inputs[1]), e.use(node.inputs[0]), e.bias(node.inputs[2], x, w)),
+        target, "TransposeConvOptions", Padding=enum("Padding", "SAME" if same else "VALID"), StrideW=a.stride[1], StrideH=a.stride[0],
+    )  # fmt: skip
+    if whole != out.shape:
+        cropped = e.temporary(f"{node.name}/cropped", out.shape, out) if steps[0] else last
+        begin = (0, a.crop[0][0], a.crop[1][0], 0)
+        _slice_to(e, node.name, target, cropped, begin, out.shape)
+        target = cropped
+    if steps[0]:
+        _clamp_to(e, node.name, target, last, out, *ACTIVATIONS[a.activation])
+
+
+def _slice_to(e: Emission, name: str, source: int, target: int, begin: Sequence[int], size: Sequence[int]) -> None:
+    inputs = (source, e.constant(f"{name}/begin", begin, "int32"), e.constant(f"{name}/size", size, "int32"))
+    e.op("SLICE", inputs, target, "SliceOptions", version=5 if len(size) > 4 else 2)
+
+
+def _fully_connected(e: Emission, node: Node) -> None:
+    x, w, _ = e.graph.in_types(node)
+    keep = len(x.shape) > 2
+    e.op(
+        "FULLY_CONNECTED", (e.use(node.inputs[0]), *_weighted(e, node)), e.use(node.outputs[0]), "FullyConnectedOptions",
+        version=10 if w.dtype == "int4" else 5 if keep else 4,
+        FusedActivationFunction=_activation(node.attrs.activation), KeepNumDims=keep,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- element by element
+
+
+def _binary(code: str, options: str) -> Callable[[Emission, Node], None]:
+    def emit(e: Emission, node: Node) -> None:
+        x, y = e.graph.in_types(node)
+        out = e.graph.out_types(node)[0]
+        version = VERSIONS[code]
+        if code == "MUL" and np.float32(x.scale) * np.float32(y.scale) / np.float32(out.scale) >= 1:
+            version = 3
+        if code == "SUB" and x.shape != y.shape and len(out.shape) > 4:
+            version = 3
+        inputs = [e.use(t) for t in node.inputs]
+        e.op(code, inputs, e.use(node.outputs[0]), options, version=version, FusedActivationFunction=_activation(node.attrs.activation))
+
+    return emit
+
+
+def _unary(code: str, options: str = "", **fields: Callable[[Any], Any]) -> Callable[[Emission, Node], None]:
+    def emit(e: Emission, node: Node) -> None:
+        values = {k: f(node.attrs) for k, f in fields.items()}
+        e.op(code, (e.use(node.inputs[0]),), e.use(node.outputs[0]), options, **values)
+
+    return emit
+
+
+def _clamp_to(e: Emission, name: str, source: int, target: int, type: TensorType, low: float, high: float) -> None:
+    """Clamp codes: RELU or RELU6 where that is the clamp, else MAXIMUM and MINIMUM with constants."""
+    if low == 0 and high in (6, np.inf):
+        e.op("RELU" if high == np.inf else "RELU6", (source,), target)
+        return
+    q_low, q_high = activation_bounds(low, high, type.scale, type.zero_point, "TFLITE")
+    steps = [(code, q) for code, q, free in (("MAXIMUM", q_low, -128), ("MINIMUM", q_high, 127)) if q != free]
+    steps = steps or [("MINIMUM", 127)]
+    for i, (code, q) in enumerate(steps):
+        out = target if i == len(steps) - 1 else e.temporary(f"{name}/{code.lower()}", type.shape, type)
+        bound = e.constant(f"{name}/{code.lower()}_bound", [q], "int8", type.quantization)
+        e.op(code, (source, bound), out, "MaximumMinimumOptions", version=3 if len(type.shape) > 4 else 2)
+        source = out
+
+
+def _clamp(e: Emission, node: Node) -> None:
+    low, high = {"relu": (0.0, np.inf), "relu6": (0.0, 6.0)}.get(node.op) or (node.attrs.min, node.attrs.max)
+    _clamp_to(e, node.name, e.use(node.inputs[0]), e.use(node.outputs[0]), e.graph.out_types(node)[0], low, high)
+
+
+def _prelu(e: Emission, node: Node) -> None:
+    e.op("PRELU", (e.use(node.inputs[0]), e.use(node.inputs[1])), e.use(node.outputs[0]))
+
+
+# ---------------------------------------------------------------- pools and reductions
+
+
+def _max_pool(e: Emission, node: Node) -> None:
+    _pool(e, node, "MAX_POOL_2D", *_windowed(e, node, node.attrs.kernel, (1, 1), fill=-128), e.use(node.outputs[0]), node.attrs.stride)
+
+
+def _pool(e: Emission, node: Node, code: str, source: int, padding: int, target: int, stride: Pair) -> None:
+    k = node.attrs.kernel
+    e.op(
+        code, (source,), target, "Pool2DOptions",
+        Padding=padding, StrideW=stride[1], StrideH=stride[0], FilterWidth=k[1], FilterHeight=k[0],
+        FusedActivationFunction=_activation("none"),
+    )  # fmt: skip
+
+
+def _dense_start(size: int, out: int, kernel: int, stride: int, before: int) -> int:
+    """Where, in a stride-1 SAME pool of one axis, this pool's first output stands; -1 when it isn't in it."""
+    first = (kernel - 1) // 2 - before
+    return first if 0 <= first and first + (out - 1) * stride < size else -1
+
+
+def _dense_starts(node: Node, x: TensorType, out: TensorType) -> list[int]:
+    a = node.attrs
+    return [_dense_start(x.shape[1 + i], out.shape[1 + i], a.kernel[i], a.stride[i], a.padding[i][0]) for i in (0, 1)]
+
+
+def _avg_pool(e: Emission, node: Node) -> None:
+    """AVERAGE_POOL_2D divides by the valid taps, so padding can't be explicit: where it is neither SAME nor VALID,
+    a stride-1 SAME pool and a strided slice of it give the same windows."""
+    a, x, out = node.attrs, e.graph.in_types(node)[0], e.graph.out_types(node)[0]
+    scheme = window_scheme(x, out, a.kernel, a.stride, (1, 1), a.padding)
+    source, target = e.use(node.inputs[0]), e.use(node.outputs[0])
+    if scheme:
+        _pool(e, node, "AVERAGE_POOL_2D", source, enum("Padding", scheme), target, a.stride)
+        return
+    dense = e.temporary(f"{node.name}/dense", x.shape, out)
+    _pool(e, node, "AVERAGE_POOL_2D", source, enum("Padding", "SAME"), dense, (1, 1))
+    starts = _dense_starts(node, x, out)
+    ends = [s + (out.shape[1 + i] - 1) * a.stride[i] + 1 for i, s in enumerate(starts)]
+    _strided_to(e, node.name, dense, target, (0, *starts, 0), (x.shape[0], *ends, x.shape[3]), (1, *a.stride, 1))
+
+
+def _strided_to(e: Emission, name: str, source: int, target: int, begin: Sequence[int], end: Sequence[int], stride: Sequence[int]) -> None:
+    inputs = (source, *(e.constant(f"{name}/{n}", v, "int32") for n, v in (("begin", begin), ("end", end), ("strides", stride))))
+    e.op("STRIDED_SLICE", inputs, target, "StridedSliceOptions", version=4 if len(begin) > 4 else 2)
+
+
+def _reduce(code: str) -> Callable[[Emission, Node], None]:
+    def emit(e: Emission, node: Node) -> None:
+        a, x, out = node.attrs, e.graph.in_types(node)[0], e.graph.out_types(node)[0]
+        drop = code == "MEAN" and a.keep_dims and len(a.axes) < len(x.shape)
+        target = e.use(node.outputs[0])
+        if drop:
+            # with keep_dims some kernels take a shortcut that rounds the zero point apart
+            target = e.temporary(f"{node.name}/flat", [d for i, d in enumerate(x.shape) if i not in a.axes], out)
+        inputs = (e.use(node.inputs[0]), e.constant(f"{node.name}/axes", a.axes, "int32"))
+        e.op(code, inputs, target, "ReducerOptions", KeepDims=a.keep_dims and not drop)
+        if drop:
+            _reshape_to(e, node.name, target, e.use(node.outputs[0]), out.shape)
+
+    return emit
+
+
+# ---------------------------------------------------------------- data movement
+
+
+def _reshape_to(e: Emission, name: str, source: int, target: int, shape: Sequence[int]) -> None:
+    inputs = (source, e.constant(f"{name}/shape", np.asarray(shape, np.int32).reshape(-1), "int32"))
+    e.op("RESHAPE", inputs, target, "ReshapeOptions", NewShape=tuple(shape))
+
+
+def _reshape(e: Emission, node: Node) -> None:
+    _reshape_to(e, node.name, e.use(node.inputs[0]), e.use(node.outputs[0]), e.graph.out_types(node)[0].shape)
+
+
+def merged_transpose(shape: Sequence[int], perm: Sequence[int]) -> tuple[list[int], list[int]]:
+    """(shape, perm) of the same movement with axes of size 1 dropped and axes that stay together merged."""
+    kept = [p for p in perm if shape[p] != 1]
+    groups: list[list[int]] = []
+    alive = [i for i in range(len(shape)) if shape[i] != 1]
+    for p in kept:
+        if groups and alive.index(p) == alive.index(groups[-1][-1]) + 1:
+            groups[-1].append(p)
+        else:
+            groups.append([p])
+    order = sorted(range(len(groups)), key=lambda g: groups[g][0])
+    sizes = [prod(shape[i] for i in groups[g]) for g in order]
+    return sizes or [1], [order.index(g) for g in range(len(groups))] or [0]
+
+
+def _transpose(e: Emission, node: Node) -> None:
+    x, out = e.graph.in_types(node)[0], e.graph.out_types(node)[0]
+    source, target = e.use(node.inputs[0]), e.use(node.outputs[0])
+    shape, perm = merged_transpose(x.shape, node.attrs.perm)
+    if perm == sorted(perm):
+        _reshape_to(e, node.name, source, target, out.shape)
+        return
+    if len(x.shape) <= 4:
+        e.op("TRANSPOSE", (source, e.constant(f"{node.name}/perm", node.attrs.perm, "int32")), target, "TransposeOptions")
+        return
+    merged = e.temporary(f"{node.name}/merged", shape, x)
+    _reshape_to(e, f"{node.name}/merged", source, merged, shape)
+    moved = e.temporary(f"{node.name}/moved", [shape[p] for p in perm], x)
+    e.op("TRANSPOSE", (merged, e.constant(f"{node.name}/perm", perm, "int32")), moved, "TransposeOptions")
+    _reshape_to(e, node.name, moved, target, out.shape)
+
+
+def _concat(e: Emission, node: Node) -> None:
+    inputs = [e.use(t) for t in node.inputs]
+    e.op("CONCATENATION", inputs, e.use(node.outputs[0]), "ConcatenationOptions", Axis=node.attrs.axis)
+
+
+def _slice(e: Emission, node: Node) -> None:
+    a, source, target = node.attrs, e.use(node.inputs[0]), e.use(node.outputs[0])
+    if all(s == 1 for s in a.stride):
+        _slice_to(e, node.name, source, target, a.begin, [y - x for x, y in zip(a.begin, a.end, strict=True)])
+    else:
+        _strided_to(e, node.name, source, target, a.begin, a.end, a.stride)
+
+
+def _pad_node(e: Emission, node: Node) -> None:
+    x = e.graph.in_types(node)[0]
+    fill = x.zero_point if node.attrs.value == 0 else int(np.clip(activation_code(node.attrs.value, x.scale, x.zero_point, "TFLITE"), -128, 127))
+    _pad(e, node.name, e.use(node.inputs[0]), x, e.use(node.outputs[0]), node.attrs.paddings, fill)
+
+
+def _resize(code: str, options: str) -> Callable[[Emission, Node], None]:
+    def emit(e: Emission, node: Node) -> None:
+        a = node.attrs
+        newer = a.half_pixel_centers or (a.align_corners and code == "RESIZE_NEAREST_NEIGHBOR")
+        inputs = (e.use(node.inputs[0]), e.constant(f"{node.name}/size", a.size, "int32"))
+        e.op(
+            code, inputs, e.use(node.outputs[0]), options,
+            version=3 if newer else 2, AlignCorners=a.align_corners, HalfPixelCenters=a.half_pixel_centers,
+        )  # fmt: skip
+
+    return emit
+
+
+# ---------------------------------------------------------------- limits
+
+#: (code, what is wrong, fix)
+Limit = tuple[str, str, str]
+Limits = Callable[[Graph, Node], Iterator[Limit]]
+
+
+def _max_rank(rank: int) -> Limits:
+    def limits(graph: Graph, node: Node) -> Iterator[Limit]:
+        have = max(len(t.shape) for t in (*graph.in_types(node), *graph.out_types(node)))
+        if have > rank:
+            yield "rank", f"rank {have}, TFLite's {node.op} takes at most {rank}", "reshape to fewer axes before it"
+
+    return limits
+
+
+def _weighted_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    (x, w, _), out = graph.in_types(node), graph.out_types(node)[0]
+    assert w.quantization is not None
+    effective = np.float32(x.scale) * w.quantization.scale_array / np.float32(out.scale)
+    if not effective.max() < 256:
+        yield "scale", f"effective scale {effective.max():.6g} is not below 256, XNNPACK's limit", "widen the output range"
+    if w.dtype == "int4":
+        yield from _int4_limits(graph, node)
+
+
+def _transpose_conv_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    yield from _weighted_limits(graph, node)
+    out, reals = graph.out_types(node)[0], ACTIVATIONS[node.attrs.activation]
+    # the activation becomes an operator of its own, which no delegate takes
+    if len({activation_bounds(*reals, out.scale, out.zero_point, rule) for rule in ("TFLITE", "XNN")}) > 1:
+        yield "activation", f"{node.attrs.activation} ends half way between two codes", "choose a slightly different output scale"
+
+
+def _int4_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    fix = 'use weight_storage = "int8": the same codes, one per byte, on the fast kernels everywhere'
+    if node.op == "transpose_conv2d" or (node.op == "conv2d" and node.attrs.groups > 1):
+        yield "int4", f"no runtime has {node.op} kernels for packed 4-bit weights in this form", fix
+
+
+def _add_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    yield from _broadcast_limits(graph, node)
+    (x, y), out = graph.in_types(node), graph.out_types(node)[0]
+    ratio = max(x.scale, y.scale) / out.scale
+    if not 2 * max(x.scale, y.scale) / (2.0**20 * out.scale) < 1:
+        yield "scale", f"input scale / output scale = {ratio:.6g} is not below 2**19, where TFLite aborts", "widen the output range"
+
+
+def _broadcast_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    shapes = {t.shape for t in graph.in_types(node)}
+    yield from _max_rank(4 if len(shapes) > 1 else 6)(graph, node)
+
+
+def _hard_swish_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    yield from _max_rank(6)(graph, node)
+    x, out = graph.in_types(node)[0], graph.out_types(node)[0]
+    ratio = np.float32(np.float32(x.scale) / np.float32(128)) / np.float32(out.scale)
+    if not ratio < 1:
+        yield "scale", f"input scale / (128 * output scale) = {ratio:.6g} is not below 1", "widen the output range"
+
+
+def _elu_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    if node.attrs.alpha != 1:
+        yield "alpha", f"alpha {node.attrs.alpha:g}, TFLite's ELU has 1", "use alpha 1, or leaky_relu"
+
+
+def _avg_pool_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    a, x, out = node.attrs, graph.in_types(node)[0], graph.out_types(node)[0]
+    if not window_scheme(x, out, a.kernel, a.stride, (1, 1), a.padding) and min(_dense_starts(node, x, out)) < 0:
+        yield "padding", f"average over valid taps with padding {a.padding} has no TFLite form", "pad before the pool and count the padding"
+
+
+def _transpose_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    x = graph.in_types(node)[0]
+    if len(x.shape) > 4 and len(merged_transpose(x.shape, node.attrs.perm)[0]) > 4:
+        yield "rank", f"permutation {node.attrs.perm} of {x.shape} moves more than 4 blocks of axes", "split it into several"
+
+
+def _no_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    return iter(())
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one IR op becomes TFLite operators, and what stands against it."""
+
+    emit: Callable[[Emission, Node], None]
+    limits: Limits = _no_limits
+
+
+RULES: dict[str, Rule] = {
+    "quantize": Rule(_unary("QUANTIZE", "QuantizeOptions")),
+    "dequantize": Rule(_unary("DEQUANTIZE", "DequantizeOptions")),
+    "requantize": Rule(_unary("QUANTIZE", "QuantizeOptions")),
+    "conv2d": Rule(_conv2d, _weighted_limits),
+    "depthwise_conv2d": Rule(_depthwise, _weighted_limits),
+    "transpose_conv2d": Rule(_transpose_conv, _transpose_conv_limits),
+    "fully_connected": Rule(_fully_connected, _weighted_limits),
+    "add": Rule(_binary("ADD", "AddOptions"), _add_limits),
+    "sub": Rule(_binary("SUB", "SubOptions"), _add_limits),
+    "mul": Rule(_binary("MUL", "MulOptions"), _broadcast_limits),
+    "max_pool2d": Rule(_max_pool),
+    "avg_pool2d": Rule(_avg_pool, _avg_pool_limits),
+    "mean": Rule(_reduce("MEAN"), _max_rank(4)),
+    "sum": Rule(_reduce("SUM"), _max_rank(4)),
+    "reduce_max": Rule(_reduce("REDUCE_MAX"), _max_rank(4)),
+    "softmax": Rule(_unary("SOFTMAX", "SoftmaxOptions", Beta=lambda a: a.beta), _max_rank(4)),
+    "relu": Rule(_clamp, _max_rank(6)),
+    "relu6": Rule(_clamp, _max_rank(6)),
+    "clamp": Rule(_clamp, _max_rank(4)),
+    "logistic": Rule(_unary("LOGISTIC"), _max_rank(6)),
+    "tanh": Rule(_unary("TANH"), _max_rank(6)),
+    "hard_swish": Rule(_unary("HARD_SWISH", "HardSwishOptions"), _hard_swish_limits),
+    "elu": Rule(_unary("ELU"), _elu_limits),
+    "leaky_relu": Rule(_unary("LEAKY_RELU", "LeakyReluOptions", Alpha=lambda a: a.alpha), _max_rank(6)),
+    "prelu": Rule(_prelu, _max_rank(4)),
+    "reshape": Rule(_reshape),
+    "transpose": Rule(_transpose, _transpose_limits),
+    "concat": Rule(_concat, _max_rank(6)),
+    "slice": Rule(_slice, _max_rank(4)),
+    "pad": Rule(_pad_node, _max_rank(4)),
+    "resize_nearest": Rule(_resize("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighborOptions")),
+    "resize_bilinear": Rule(_resize("RESIZE_BILINEAR", "ResizeBilinearOptions")),
+}

@@ -1,0 +1,15 @@
+"""Single-op integer graphs, shared by every suite that compares a runtime with the simulator.
+
+``CASES[family]`` is a list of :class:`Case`; a suite takes them all and leaves out what its target refuses.
+"""
+
+from __future__ import annotations
+
+from cases import activation, conv, elementwise, layout, linear, pool
+from cases.build import Case, feeds
+
+CASES: dict[str, list[Case]] = {
+    family.__name__.rsplit(".", 1)[-1]: family.cases() for family in (conv, linear, elementwise, pool, activation, layout)
+}
+
+__all__ = ["CASES", "Case", "feeds"]

@@ -1,0 +1,50 @@
+"""add, sub, mul: broadcast, constants, scales inside and outside XNNPACK's window."""
+
+from __future__ import annotations
+
+import numpy as np
+from cases.build import GRIDS, RANDOM, Case, act, draw_act, op_case
+
+from qwtv2_edge.ir.types import Quantization
+from qwtv2_edge.ops.elementwise import BinaryAttrs
+
+SHAPES = {
+    "same": ((1, 4, 5, 7), (1, 4, 5, 7)),
+    "channel": ((1, 4, 5, 7), (1, 1, 1, 7)),
+    "spatial": ((1, 4, 5, 7), (1, 4, 5, 1)),
+    "rank2": ((1, 33), (1, 33)),
+    "swapped": ((1, 1, 1, 6), (1, 3, 4, 6)),
+}
+
+
+def _out(rng, grid, x, y, op) -> Quantization:
+    spread = np.hypot(x.scale, y.scale) * 74 if op != "mul" else x.scale * y.scale * 74 * 74
+    return Quantization.per_tensor(grid.scale(spread / 50), int(rng.integers(-128, 128)))
+
+
+def cases() -> list[Case]:
+    out = []
+    for op in ("add", "sub", "mul"):
+        for grid_name, grid in GRIDS.items():
+            rng = np.random.default_rng(13)
+            for name, (sx, sy) in SHAPES.items():
+                x, y = draw_act(rng, sx, grid), draw_act(rng, sy, grid)
+                out.append(op_case(f"{op}-{name}-{grid_name}", op, BinaryAttrs(), [x, y], _out(rng, grid, x, y, op)))
+            for activation in ("relu", "relu6", "relu_n1_to_1"):
+                x, y = draw_act(rng, (1, 3, 3, 5), grid), draw_act(rng, (1, 3, 3, 5), grid)
+                out.append(op_case(f"{op}-{activation}-{grid_name}", op, BinaryAttrs(activation), [x, y], _out(rng, grid, x, y, op)))
+            x, c = draw_act(rng, (1, 3, 3, 5), grid), draw_act(rng, (1, 1, 1, 5), grid)
+            codes = rng.integers(-128, 128, c.shape).astype(np.int8)
+            out.append(op_case(f"{op}-constant-{grid_name}", op, BinaryAttrs(), [x, c], _out(rng, grid, x, c, op), constants={1: codes}))
+            scalar = act((1, 1, 1, 1), grid.scale(0.02), 3)
+            out.append(
+                op_case(f"{op}-scalar-{grid_name}", op, BinaryAttrs(), [x, scalar], _out(rng, grid, x, scalar, op), constants={1: np.full((1, 1, 1, 1), 77, np.int8)})
+            )
+        rng = np.random.default_rng(17)
+        # ratios at and beyond the edges of the delegate's windows: [2**-10, 2**8) for sums, [2**-16, 2**8) for products
+        for ratio in (2.0**-11, 2.0**-10, 2.0**-9.5, 100.0, 255.0, 256.0, 3000.0):
+            x = draw_act(rng, (1, 3, 3, 5), RANDOM)
+            y = act(x.shape, x.scale * 0.9 if op != "mul" else 0.01, 5)
+            scale = x.scale / ratio if op != "mul" else x.scale * y.scale / (ratio * 2.0 ** (-6 if ratio < 1 else 0))
+            out.append(op_case(f"{op}-ratio-{ratio:g}", op, BinaryAttrs(), [x, y], Quantization.per_tensor(scale, -7)))
+    return out
