@@ -83,6 +83,10 @@ class Backend(Protocol):
         """Emit ``graph``. Raises UnsupportedOpError (all offending nodes at once), MissingToolError."""
         ...
 
+    def read(self, source: str | Path | bytes) -> Graph:
+        """The integer graph of an existing file. Raises GraphError on a corrupt one, UsageError where the format has no reader."""
+        ...
+
 
 @cache
 def load(name: str) -> Backend:
