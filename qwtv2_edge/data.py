@@ -169,7 +169,7 @@ def open_data(source: Any, graph: Graph, *, purpose: str = "inputs", error: type
     if isinstance(source, Iterable):
         return _from_iterable(source, blank, flexible)
     raise error(
-        f"{purpose}: can't read samples from a {type(source).__name__}",
+        f"{purpose}: can't read samples from a value of type {type(source).__name__}",
         fix="give a path to an .npz, arrays, or an iterable of samples or batches",
     )
 
@@ -362,7 +362,7 @@ def _array(value: Any, data: Dataset) -> np.ndarray:
     try:
         return np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as exc:
-        raise data.error(f"{data.source}: a {type(value).__name__} is no array: {exc}", fix="give numpy arrays") from exc
+        raise data.error(f"{data.source}: a value of type {type(value).__name__} is no array", fix="give numpy arrays") from exc
 
 
 def _is_flat_sample(element: Any, data: Dataset) -> bool:
