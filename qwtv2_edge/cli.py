@@ -1,0 +1,731 @@
+"""The command ``qwtv2-edge``.
+
+Exit codes: 0 done and every check held, 1 a check failed, 2 wrong usage or bad input, 3 a runtime or tool is
+missing, 70 a bug of ours, 130 interrupted. Heavy modules are imported inside the commands that need them.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import inspect
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from qwtv2_edge.console import Interrupted, Ui, private_stdout
+from qwtv2_edge.errors import MissingToolError, QwtEdgeError, UsageError
+
+if TYPE_CHECKING:
+    from qwtv2_edge.export import Export
+    from qwtv2_edge.opening import Opened
+    from qwtv2_edge.verification.report import VerifyReport
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_MISSING, EXIT_BUG, EXIT_INTERRUPTED = 0, 1, 2, 3, 70, 130
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+app = typer.Typer(
+    name="qwtv2-edge",
+    help="Trained PyTorch networks to phones and microcontrollers as integers, with the bytes known before they ship.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelPath = Annotated[Path, typer.Argument(help="An export folder, or a .qir, .tflite or .pte file.", show_default=False)]
+NumericsOption = Annotated[list[str] | None, typer.Option("--numerics", help="Only this numerics; repeat for more.", show_default=False)]
+
+#: the options of every command
+COMMON: tuple[tuple[str, Any], ...] = (
+    ("json", Annotated[bool, typer.Option("--json", help="One JSON document on standard output, nothing else there.")]),
+    ("quiet", Annotated[bool, typer.Option("--quiet", help="Nothing but errors.")]),
+    ("verbose", Annotated[bool, typer.Option("--verbose", help="Keep warnings and logs, and show tracebacks.")]),
+)
+
+
+class UnexpectedError(Exception):
+    """Any exception that is not ours, in words."""
+
+
+#: set by main for the running command
+_ui = Ui()
+
+
+def command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Register ``f(ui, ...) -> exit code`` as a command that also takes the common options."""
+
+    def register(f: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(f)
+        def wrapper(*, json: bool, quiet: bool, verbose: bool, **kwargs: Any) -> int:
+            _ui.json, _ui.quiet, _ui.verbose = json, quiet, verbose
+            with _libraries_silenced(verbose):
+                return f(_ui, **kwargs)
+
+        own = list(inspect.signature(f, eval_str=True).parameters.values())[1:]
+        common = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=a) for n, a in COMMON]
+        parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + common
+        del wrapper.__wrapped__  # type: ignore[attr-defined]
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(name)(wrapper)
+        return f
+
+    return register
+
+
+# ---------------------------------------------------------------- export and demo
+
+
+@command("export")
+def export_command(
+    ui: Ui,
+    model: Annotated[str, typer.Argument(help="package.module:factory, path/to/file.py:factory, or a .pt2 file.", show_default=False)],
+    calibration: Annotated[Path, typer.Option("--calibration", help=".npz with one array per input.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.", show_default=False)],
+    evaluation: Annotated[Path | None, typer.Option("--evaluation", help=".npz with labels y.", show_default=False)] = None,
+    recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML file.", show_default=False)] = None,
+    target: Annotated[list[str] | None, typer.Option("--target", help="Repeat for more (see `targets`).", show_default=False)] = None,
+    metric: Annotated[str, typer.Option("--metric", help="top1, top5, auc, mse or cosine; chosen by the labels if not given.")] = "",
+) -> int:
+    """Quantize, compensate, emit, verify in the real runtimes, and measure a network."""
+    from qwtv2_edge.export import DEFAULT_TARGETS, Request, export
+    from qwtv2_edge.metrics import new_metric
+    from qwtv2_edge.quantization import Recipe
+
+    for path in (calibration, evaluation):
+        if path is not None and not path.is_file():
+            raise UsageError(f"{path} is not a file", fix="give an .npz file")
+    if metric:
+        new_metric(metric)
+    request = Request(
+        model=model,
+        calibration=calibration,
+        evaluation=evaluation,
+        recipe=Recipe.from_toml(recipe) if recipe else Recipe(),
+        targets=tuple(dict.fromkeys(target or DEFAULT_TARGETS)),
+        metric=metric,
+    )
+    with ui.progress() as progress:
+        result = export(request, out, progress)
+    ui.result({**result.report, "out": str(out)}, lambda console: show_export(console, result, out))
+    return export_exit_code(ui, result)
+
+
+def export_exit_code(ui: Ui, result: Export) -> int:
+    """1 after a failed check, 3 where a target could not be run at all, else 0."""
+    if not result.ok:
+        return EXIT_FAILED
+    if result.unproved:
+        why = "; ".join(sorted(set(result.report["skipped"].values())))
+        ui.log(f"not proved: no runtime for {', '.join(result.unproved)} is installed ({why})")
+        return EXIT_MISSING
+    return EXIT_OK
+
+
+@command("demo")
+def demo_command(
+    ui: Ui,
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("demo-out"),
+) -> int:
+    """Do the main job on a small residual network and handwritten digits that come with the package."""
+    from qwtv2_edge.demo.run import compare_compensation, demo_request
+    from qwtv2_edge.export import export
+
+    with ui.progress() as progress:
+        result = export(demo_request(), out, progress)
+        comparison = compare_compensation(progress)
+
+    def show(console: Console) -> None:
+        show_export(console, result, out)
+        table = _table("4-bit weights, 8-bit activations: what compensation gives back", "compensation", "top-1 >", "output SQNR >")
+        table.add_row("float", f"{result.report['float_metric'] * 100:.2f} %", "")
+        for row in comparison:
+            table.add_row(row.compensation, f"{row.top1 * 100:.2f} %", f"{row.sqnr_db:.1f} dB")
+        console.print(table)
+
+    ui.result({**result.report, "out": str(out), "four_bit": [row.to_json() for row in comparison]}, show)
+    return export_exit_code(ui, result)
+
+
+def show_export(console: Console, result: Export, out: Path) -> None:
+    """The result of an export, for people."""
+    report = result.report
+    accuracy = _formatter(report["metric"])
+    table = _table("", "numerics", "runtime against simulator", "samples >", f"{report['metric'] or 'metric'} >", "SQNR to float >")
+    if report["float_metric"] is not None:
+        table.add_row("float", "", "", accuracy(report["float_metric"]), "")
+    for name, v in report["verify"].items():
+        agreement = report["agreement"].get(name)
+        value = report["metrics"].get(name)
+        sqnr = f"{agreement['sqnr_db']:.1f} dB" if agreement and agreement["sqnr_db"] is not None else ""
+        table.add_row(name, _verdict(v), str(v["samples"]), "" if value is None else accuracy(value), sqnr)
+    for name, why in report["skipped"].items():
+        table.add_row(name, f"not run: {why.splitlines()[0]}", "", "", "")
+    console.print(table)
+    kinds = [c["kind"] for c in report["compensation"]]
+    console.print(
+        f"compensation: {kinds.count('cwac')} ops gain and offset, {kinds.count('offset')} offset, {kinds.count('none')} none; "
+        f"whole network: {report['network']['chosen']}"
+    )
+    for target, a in report["artifacts"].items():
+        console.print(f"{out / a['file']}  {a['bytes']:,} bytes, {len(a['ops'])} ops ({target})")
+    console.print(f"{out / 'report.html'}")
+    for name, v in report["verify"].items():
+        if not v["ok"] and v["first_mismatch"]:
+            console.print(f"{name}: {escape(v['first_mismatch']['text'])}", style="red")
+        elif not v["ok"]:
+            console.print(f"{name}: {escape(v.get('error', ''))}", style="red")
+
+
+def _verdict(v: dict[str, Any]) -> str:
+    if v["status"] == "crashed":
+        return "[red]crashed[/]"
+    if not v["mismatches"]:
+        return f"[green]every byte equal[/] ({v['outputs_compared']:,} values)"
+    words = f"{v['mismatches']:,} of {v['outputs_compared']:,} values differ, by {v['max_lsb']} LSB at most"
+    return f"{words} (declared)" if v["ok"] else f"[red]{words}[/]"
+
+
+# ---------------------------------------------------------------- files
+
+
+@command("verify")
+def verify_command(
+    ui: Ui,
+    path: ModelPath,
+    numerics: NumericsOption = None,
+    inputs: Annotated[Path | None, typer.Option("--inputs", help=".npz; edge patterns always run too.", show_default=False)] = None,
+    samples: Annotated[int | None, typer.Option("--samples", help="At most this many of the inputs.", min=1, show_default=False)] = None,
+) -> int:
+    """Run artifacts in their real runtimes and compare every byte with the simulator."""
+    from qwtv2_edge.backends import emit, get_numerics
+    from qwtv2_edge.export import DEFAULT_TARGETS
+    from qwtv2_edge.verification.runtimes import verify
+
+    opened = open_path(path)
+    artifacts = dict(opened.artifacts)
+    wanted: dict[str, list[str]] = {}
+    for name in numerics or ():
+        wanted.setdefault(get_numerics(name).target, []).append(name)
+    if not artifacts:  # a lone .qir
+        artifacts = {t: emit(opened.graph, t) for t in wanted or DEFAULT_TARGETS}
+    absent = [t for t in wanted if t not in artifacts]
+    if absent:
+        raise UsageError(f"{path} has no {', '.join(absent)} artifact", fix=f"it has: {', '.join(artifacts)}")
+    source: Any = inputs if inputs is not None else golden_inputs(opened)
+    reports: dict[str, VerifyReport] = {}
+    with ui.progress() as progress:
+        for target, artifact in artifacts.items():
+            if not wanted or target in wanted:
+                reports[target] = verify(opened.graph, artifact, source, wanted.get(target), samples, progress)
+    results = {n: r for report in reports.values() for n, r in report.results.items()}
+
+    def show(console: Console) -> None:
+        for r in results.values():
+            console.print(escape(r.text()), style="" if r.ok else "red")
+
+    ui.result({"ok": all(r.ok for r in results.values()), "verify": {n: r.to_json() for n, r in results.items()}}, show)
+    if not all(r.ok for r in results.values()):
+        return EXIT_FAILED
+    missing = [r for r in results.values() if r.status == "missing"]
+    if missing and (numerics or len(missing) == len(results)):
+        ui.log("\n".join(f"{r.numerics}: {r.error}; {r.fix}" for r in missing))
+        return EXIT_MISSING
+    return EXIT_OK
+
+
+@command("simulate")
+def simulate_command(
+    ui: Ui,
+    path: Annotated[Path, typer.Argument(help="A .qir or an int8 .tflite file.", show_default=False)],
+    inputs: Annotated[Path, typer.Option("--inputs", help=".npz with one array per input.", show_default=False)],
+    numerics: Annotated[str, typer.Option("--numerics", help="Whose bytes to predict (see `numerics`).", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help=".npz to write: one array per output.", show_default=False)],
+) -> int:
+    """Predict the bytes a runtime gives, without running it."""
+    import numpy as np
+
+    from qwtv2_edge.backends import get_numerics
+    from qwtv2_edge.data import open_data
+    from qwtv2_edge.export import npz_bytes
+    from qwtv2_edge.files import write_atomic
+    from qwtv2_edge.simulator.run import batch_size, run
+
+    table = get_numerics(numerics)
+    graph = open_path(path).graph
+    data = open_data(inputs, graph, purpose="inputs")
+    parts: list[list[np.ndarray]] = []
+    done = 0
+    with ui.progress() as progress:
+        for arrays in data.batches(batch_size(graph)):
+            parts.append(run(graph, arrays, table))
+            done += len(arrays[0])
+            progress("simulate", done, data.count or 0)
+    outputs = {name: np.concatenate([p[i] for p in parts]) for i, name in enumerate(graph.outputs)}
+    write_atomic(out, npz_bytes(outputs))
+    described = {n: {"shape": list(a.shape), "dtype": a.dtype.name} for n, a in outputs.items()}
+    ui.result(
+        {"numerics": numerics, "samples": done, "out": str(out), "outputs": described},
+        lambda console: console.print(
+            f"{out}: {done} samples, " + ", ".join(f"{n} {d['dtype']} {d['shape']}" for n, d in described.items())
+        ),
+    )
+    return EXIT_OK
+
+
+@command("evaluate")
+def evaluate_command(
+    ui: Ui,
+    path: ModelPath,
+    data: Annotated[Path, typer.Option("--data", help=".npz with labels y.", show_default=False)],
+    metric: Annotated[str, typer.Option("--metric", help="top1, top5, auc, mse or cosine; chosen by the labels if not given.")] = "",
+    numerics: NumericsOption = None,
+) -> int:
+    """Measure accuracy, simulated and in the real runtimes, and compare their bytes on the way."""
+    from qwtv2_edge.backends import all_numerics, get_numerics
+    from qwtv2_edge.data import open_data
+    from qwtv2_edge.evaluation import evaluate
+    from qwtv2_edge.metrics import default_metric, new_metric
+    from qwtv2_edge.verification.runtimes import runs_here
+
+    opened = open_path(path)
+    graph = opened.graph
+    if numerics:
+        names = [get_numerics(n).name for n in numerics]
+    else:
+        names = [n.name for n in all_numerics().values() if runs_here(n) and (not opened.artifacts or n.target in opened.artifacts)]
+    samples = open_data(data, graph, purpose="evaluation")
+    metric = metric or default_metric(graph.tensors[graph.inputs[0]].shape, graph.tensors[graph.outputs[0]].shape, samples.labels)
+    if not metric:
+        raise UsageError(f"{data} has no labels y, nothing to measure against", fix="add y, or give --metric")
+    new_metric(metric)
+    with ui.progress() as progress:
+        result = evaluate(
+            graph, samples, names, artifacts={t: a.data for t, a in opened.artifacts.items()}, metric=metric, progress=progress
+        )
+    declared = {n: t.promise != "exact" or bool(set(t.bounds) & {x.op for x in graph.nodes}) for n, t in all_numerics().items()}
+    ok = not result.failed and not any(t.different and not declared[n] for n, t in result.compared.items())
+    document = {
+        "ok": ok,
+        "metric": metric,
+        "samples": result.samples,
+        "metrics": {**result.simulated, **result.measured},
+        "metrics_simulated": result.simulated,
+        "verify": {
+            n: {"samples": t.samples, "outputs_compared": t.values, "mismatches": t.different, "max_lsb": t.max_lsb}
+            for n, t in result.compared.items()
+        },
+        "skipped": result.skipped,
+        "failed": result.failed,
+    }
+    text = _formatter(metric)
+
+    def show(console: Console) -> None:
+        table = _table(f"{metric}, {result.samples} samples", "numerics", "simulated >", "in its runtime >", "values that differ >")
+        for n, value in result.simulated.items():
+            tally = result.compared.get(n)
+            measured = text(result.measured[n]) if n in result.measured else "failed" if n in result.failed else "not run"
+            table.add_row(n, text(value), measured, f"{tally.different:,} of {tally.values:,}" if n in result.measured and tally else "")
+        console.print(table)
+        for n, message in result.failed.items():
+            console.print(f"{n}: {escape(message)}", style="red")
+
+    ui.result(document, show)
+    if not ok:
+        return EXIT_FAILED
+    if numerics and opened.artifacts and result.skipped:
+        ui.log("\n".join(f"{n}: {why}" for n, why in result.skipped.items()))
+        return EXIT_MISSING
+    return EXIT_OK
+
+
+@command("profile")
+def profile_command(
+    ui: Ui,
+    path: Annotated[Path, typer.Argument(help="A .tflite or .pte file.", show_default=False)],
+    device: Annotated[str, typer.Option("--device", help="This version has: host.")] = "host",
+    threads: Annotated[int, typer.Option("--threads", help="Of the runtime's kernels.", min=1)] = 1,
+    runs: Annotated[
+        int | None, typer.Option("--runs", help="Timed runs; about two seconds' worth if not given.", min=1, show_default=False)
+    ] = None,
+    numerics: Annotated[str | None, typer.Option("--numerics", help="Whose runtime to time.", show_default=False)] = None,
+) -> int:
+    """Time an artifact in its runtime and check that very run's bytes."""
+    from qwtv2_edge.profiling.measure import DEVICES, profile
+
+    if device not in DEVICES:
+        raise UsageError(f"device '{device}' is not in this version", fix=f"this version has: {', '.join(DEVICES)}")
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", fix="give one artifact in it, for example model.tflite")
+    graph = None
+    if not (path.suffix == ".pte" and not (path.parent / "model.qir").is_file()):
+        graph = open_path(path).graph
+    with ui.progress() as progress:
+        progress("profile", 0, 0)
+        report = profile(path, device=device, threads=threads, runs=runs, graph=graph, numerics=numerics)
+    ui.result(report.to_json(), lambda console: console.print(escape(report.text())))
+    return EXIT_FAILED if report.outputs_match is False else EXIT_OK
+
+
+@command("inspect")
+def inspect_command(ui: Ui, path: ModelPath) -> int:
+    """Ops, tensors, scales, multiply-accumulates, weight and arena bytes."""
+    from qwtv2_edge.export import plain
+    from qwtv2_edge.inspection import describe
+    from qwtv2_edge.report.page import in_bytes
+
+    opened = open_path(path)
+    found = plain(describe(opened.graph))
+    found["artifacts"] = {t: {"bytes": len(a.data), "sha256": a.sha256} for t, a in opened.artifacts.items()}
+
+    def show(console: Console) -> None:
+        for kind in ("inputs", "outputs"):
+            for t in found[kind]:
+                console.print(f"{kind[:-1]} {escape(t['name'])}: {t['dtype']} {escape(str(t['shape']))}{_scale_text(t)}")
+        table = _table("", "#", "node", "op", "output", "scale >", "zero >", "MACs >", "weights >")
+        for o in found["ops"]:
+            t = o["outputs"][0]
+            scale = t.get("scale")
+            table.add_row(
+                str(o["index"]),
+                escape(o["node"]),
+                o["op"],
+                f"{t['dtype']} {'x'.join(map(str, t['shape']))}",
+                f"{scale:.6g}" if isinstance(scale, float) else "",
+                str(t.get("zero_point", "")),
+                f"{o['macs']:,}" if o["macs"] else "",
+                f"{o['weight_bytes']:,}" if o["weight_bytes"] else "",
+            )
+        console.print(table)
+        console.print(
+            f"{len(found['ops'])} ops, {found['macs']:,} MACs, constants {in_bytes(found['weight_bytes'])}, "
+            f"activation arena {in_bytes(found['arena_bytes'])} (planned, without kernel scratch)"
+        )
+
+    ui.result(found, show)
+    return EXIT_OK
+
+
+@command("compare")
+def compare_command(
+    ui: Ui,
+    dir_a: Annotated[Path, typer.Argument(help="An export folder.", show_default=False)],
+    dir_b: Annotated[Path, typer.Argument(help="Another.", show_default=False)],
+    runs: Annotated[int, typer.Option("--runs", help="Timed runs per artifact; 0 times nothing.", min=0)] = 60,
+) -> int:
+    """Accuracy, size, op list and latency of two export folders side by side."""
+    from qwtv2_edge.profiling.measure import profile
+
+    sides = [open_path(p) for p in (dir_a, dir_b)]
+    for p, s in zip((dir_a, dir_b), sides, strict=True):
+        if s.folder is None:
+            raise UsageError(f"{p} is not an export folder", fix="give two folders that export wrote")
+    shared = [t for t in sides[0].artifacts if t in sides[1].artifacts]
+    latency: dict[str, list[float | None]] = {t: [None, None] for t in shared}
+    reasons: list[str] = []
+    with ui.progress() as progress:
+        for i, target in enumerate(shared if runs else ()):
+            for k, s in enumerate(sides):
+                progress("profile", 2 * i + k, 2 * len(shared))
+                try:
+                    timing = profile(s.artifacts[target], runs=runs, graph=s.graph)
+                except MissingToolError as error:
+                    reasons.append(f"{target}: {error.message}")
+                    continue
+                latency[target][k] = timing.latency.p50_ms
+                reasons += [f"{(dir_a, dir_b)[k]} {target}: {r}" for r in timing.reasons]
+    document = comparison(sides, latency, reasons)
+    ui.result(document, lambda console: show_comparison(console, document, (dir_a, dir_b)))
+    return EXIT_OK
+
+
+def comparison(sides: Sequence[Opened], latency: dict[str, list[float | None]], reasons: list[str]) -> dict[str, Any]:
+    """Two exports side by side, as plain data; every list has two entries."""
+    from qwtv2_edge.inspection import arena_bytes, op_counts
+
+    reports = [s.report for s in sides]
+    names = list(dict.fromkeys(n for r in reports for n in r.get("metrics", {})))
+    targets = list(dict.fromkeys(t for s in sides for t in s.artifacts))
+    counts = [op_counts(s.graph) for s in sides]
+    return {
+        "folders": [str(s.path) for s in sides],
+        "metric": [r.get("metric", "") for r in reports],
+        "same_evaluation": len({str(r.get("data", {}).get("evaluation")) for r in reports}) == 1,
+        "float_metric": [r.get("float_metric") for r in reports],
+        "metrics": {n: [r.get("metrics", {}).get(n) for r in reports] for n in names},
+        "bytes": {t: [len(s.artifacts[t].data) if t in s.artifacts else None for s in sides] for t in targets},
+        "arena_bytes": [arena_bytes(s.graph) for s in sides],
+        "ops": {op: [c.get(op, 0) for c in counts] for op in sorted({op for c in counts for op in c})},
+        "same_op_list": [n.op for n in sides[0].graph.nodes] == [n.op for n in sides[1].graph.nodes],
+        "p50_ms": latency,
+        "doubts": reasons,
+    }
+
+
+def show_comparison(console: Console, c: dict[str, Any], paths: tuple[Path, Path]) -> None:
+    """The same, for people."""
+    table = _table("", "", f"{paths[0]} >", f"{paths[1]} >")
+
+    def row(name: str, values: Sequence[Any], text: Callable[[Any], str] = str) -> None:
+        table.add_row(name, *("" if v is None else text(v) for v in values))
+
+    text = _formatter(next((m for m in c["metric"] if m), ""))
+    row("metric", c["metric"])
+    row("float", c["float_metric"], text)
+    for name, values in c["metrics"].items():
+        row(name, values, text)
+    for target, values in c["bytes"].items():
+        row(f"{target}, bytes", values, lambda v: f"{v:,}")
+    row("activation arena, bytes", c["arena_bytes"], lambda v: f"{v:,}")
+    for target, values in c["p50_ms"].items():
+        row(f"{target}, median ms", values, lambda v: f"{v:.3f}")
+    for op, values in c["ops"].items():
+        row(op, values)
+    console.print(table)
+    console.print("same op list" if c["same_op_list"] else "the op lists differ")
+    if not c["same_evaluation"]:
+        console.print("the two were evaluated on different data")
+    for doubt in c["doubts"]:
+        console.print(f"doubtful: {escape(doubt)}")
+
+
+def open_path(path: Path) -> Opened:
+    """``opening.open_model``, imported late."""
+    from qwtv2_edge.opening import open_model
+
+    return open_model(path)
+
+
+def golden_inputs(opened: Opened) -> Any:
+    """The inputs kept in an export folder, or None (edge patterns alone) where there are none."""
+    path = (opened.folder or opened.path.parent) / "golden.npz"
+    if not path.is_file():
+        return None
+    from qwtv2_edge.data import open_data
+
+    try:
+        return open_data(path, opened.graph, purpose="golden inputs")
+    except UsageError:
+        if opened.folder is not None:
+            raise
+        return None  # a lone file beside some other network's golden.npz
+
+
+# ---------------------------------------------------------------- tables
+
+
+@command("numerics")
+def numerics_command(ui: Ui) -> int:
+    """List the numerics: which runtime, which kernels, which versions, what is promised."""
+    from qwtv2_edge.backends import all_numerics
+    from qwtv2_edge.verification.runtimes import runs_here
+
+    rows = [
+        {
+            "name": n.name,
+            "target": n.target,
+            "runtime": n.runtime,
+            "versions": dict(n.versions),
+            "promise": n.promise,
+            "bounds": dict(n.bounds),
+            "runs_here": runs_here(n),
+        }
+        for n in all_numerics().values()
+    ]
+
+    def show(console: Console) -> None:
+        table = _table("", "numerics", "target", "runtime and kernels", "proved on", "promise", "here")
+        for r in rows:
+            bounds = "".join(f", {op} within {b} LSB" for op, b in r["bounds"].items())  # type: ignore[attr-defined]
+            proved = ", ".join(f"{k} {v}" for k, v in r["versions"].items())  # type: ignore[attr-defined]
+            table.add_row(
+                str(r["name"]),
+                str(r["target"]),
+                str(r["runtime"]),
+                proved,
+                f"{r['promise']}{bounds}",
+                "runs" if r["runs_here"] else "simulated",
+            )
+        console.print(table)
+
+    ui.result({"numerics": rows}, show)
+    return EXIT_OK
+
+
+@command("targets")
+def targets_command(ui: Ui) -> int:
+    """List the targets and the numerics that execute each."""
+    from qwtv2_edge.backends import TARGETS, Artifact, numerics_of
+    from qwtv2_edge.export import DEFAULT_TARGETS
+
+    rows = [
+        {
+            "name": t,
+            "file": f"model{Artifact(t, b'').suffix}",
+            "default": t in DEFAULT_TARGETS,
+            "numerics": [n.name for n in numerics_of(t)],
+        }
+        for t in TARGETS
+    ]
+
+    def show(console: Console) -> None:
+        table = _table("", "target", "file", "by default", "numerics")
+        for r in rows:
+            table.add_row(str(r["name"]), str(r["file"]), "yes" if r["default"] else "", ", ".join(r["numerics"]))  # type: ignore[arg-type]
+        console.print(table)
+
+    ui.result({"targets": rows}, show)
+    return EXIT_OK
+
+
+@command("doctor")
+def doctor_command(ui: Ui) -> int:
+    """Say what is installed, what is missing, and how to get it. Always exits 0."""
+    from dataclasses import asdict
+
+    from qwtv2_edge.doctor import examine
+
+    with ui.progress() as progress:
+        found = examine(progress)
+    colours = {"ok": "green", "other version": "yellow", "missing": "red"}
+
+    def show(console: Console) -> None:
+        table = _table("", "", "state", "found", "proved on", "for")
+        for f in found:
+            table.add_row(f.name, f"[{colours[f.state]}]{f.state}[/]", f.found, f.proved, escape(f.use))
+        console.print(table)
+        fixes = [f for f in found if f.fix]
+        for f in fixes:
+            console.print(f"{f.name}: {escape(f.fix)}")
+        if not fixes:
+            console.print("nothing is missing")
+
+    ui.result({"findings": [asdict(f) for f in found], "missing": [f.name for f in found if f.state == "missing"]}, show)
+    return EXIT_OK
+
+
+def _table(title: str, *columns: str) -> Table:
+    """A plain table; a column whose name ends in " >" is right-aligned."""
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    for c in columns:
+        table.add_column(c.removesuffix(" >"), justify="right" if c.endswith(" >") else "left", overflow="fold")
+    return table
+
+
+def _formatter(metric: str) -> Callable[[float], str]:
+    return (lambda v: f"{v * 100:.2f} %") if metric in ("top1", "top5") else (lambda v: f"{v:.6g}")
+
+
+def _scale_text(tensor: dict[str, Any]) -> str:
+    return f", scale {tensor['scale']:.6g}, zero point {tensor['zero_point']}" if isinstance(tensor.get("scale"), float) else ""
+
+
+# ---------------------------------------------------------------- running
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: run one command and exit with its code."""
+    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command and return its exit code; nothing escapes but what asks to stop the interpreter."""
+    interrupted: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        # the clean-up that follows the first signal must not be cut short by a second
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        interrupted.append(number)
+        raise Interrupted
+
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with private_stdout() as stream:
+            _ui.__dict__.update(
+                Ui(json="--json" in argv, verbose="--verbose" in argv, stop=lambda: bool(interrupted), stream=stream).__dict__
+            )
+            try:
+                # help goes where results go; with --json nothing but the document may
+                with nullcontext() if _ui.json else redirect_stdout(stream):
+                    return _invoke(argv or ["--help"])
+            except BaseException as error:
+                if interrupted or isinstance(error, (Interrupted, KeyboardInterrupt)):
+                    return _report(InterruptedError("interrupted"), EXIT_INTERRUPTED)
+                if isinstance(error, BrokenPipeError):
+                    return EXIT_FAILED  # the reader of our output has left
+                return _report_failure(error)
+    finally:
+        end_children()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _invoke(argv: Sequence[str]) -> int:
+    code = app(list(argv), standalone_mode=False, prog_name="qwtv2-edge")
+    return int(code or 0)
+
+
+def _report_failure(error: BaseException) -> int:
+    if _ui.verbose:
+        traceback.print_exception(error, file=sys.stderr)
+    if isinstance(error, QwtEdgeError):
+        return _report(error, error.exit_code)
+    if hasattr(error, "format_message"):  # typer's own: a wrong option or argument
+        return _report(UsageError(error.format_message(), fix="qwtv2-edge --help, or qwtv2-edge COMMAND --help"), EXIT_USAGE)
+    if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        return _report(UsageError(f"can't write {error.filename or ''}: {error.strerror}", fix="free some space"), EXIT_USAGE)
+    if isinstance(error, MemoryError):
+        return _report(UsageError("out of memory", fix="give fewer or smaller samples"), EXIT_USAGE)
+    if type(error).__name__ == "Exit" or isinstance(error, SystemExit):
+        return int(getattr(error, "exit_code", getattr(error, "code", 0)) or 0)
+    text = f"unexpected {type(error).__name__}: {error}"
+    return _report(UnexpectedError(f"{text}\n  This is a bug in qwtv2-edge. Run again with --verbose and report what it prints."), EXIT_BUG)
+
+
+def _report(error: BaseException, code: int) -> int:
+    _ui.error(error, code)
+    return code
+
+
+@contextmanager
+def _libraries_silenced(verbose: bool) -> Iterator[None]:
+    """Keep warnings and log lines of libraries away from standard error, unless they are wanted."""
+    if verbose:
+        yield
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def end_children() -> None:
+    """Kill every process this one started that is still there (Linux; elsewhere runners end their own)."""
+    for task in Path("/proc/self/task").glob("*/children"):
+        for pid in task.read_text().split():
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""Runs one network over a data set in every way at once: float, simulated, and in the real runtimes.
+
+Batches stream: each goes through the float graph, the simulator under every numerics, and every runtime that
+is here, so that metrics, agreement with the float network, byte equality and parity between runtimes all come from the
+same pass and nothing is held in memory whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import repeat
+
+import numpy as np
+
+from qwtv2_edge.backends import get_numerics
+from qwtv2_edge.data import Dataset
+from qwtv2_edge.errors import MissingToolError, RunError
+from qwtv2_edge.ir.graph import Graph
+from qwtv2_edge.metrics import Agreement, Metric, new_metric
+from qwtv2_edge.runners.host import Session
+from qwtv2_edge.simulator.run import run
+from qwtv2_edge.verification.compare import compare_all
+
+#: stage, done, total (0 while unknown)
+Progress = Callable[[str, int, int], None]
+BATCH = 64
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A progress callback that shows nothing."""
+
+
+@dataclass
+class Tally:
+    """Counts over pairs of outputs: samples, values compared, values that differ in any byte, the largest difference in LSB."""
+
+    samples: int = 0
+    values: int = 0
+    different: int = 0
+    max_lsb: int = 0
+
+    def update(self, graph: Graph, expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]) -> None:
+        """Compare one batch byte for byte."""
+        found = compare_all(graph, graph.outputs, expected, actual)
+        self.samples += len(expected[0])
+        self.values += sum(int(e.size) for e in expected)
+        self.different += sum(d.count for d in found)
+        self.max_lsb = max([self.max_lsb, *(d.max_lsb for d in found)])
+
+
+def real_values(graph: Graph, names: Sequence[str], arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Arrays of graph inputs or outputs as float32; codes are multiplied out."""
+    out = []
+    for name, array in zip(names, arrays, strict=True):
+        type = graph.tensors[name]
+        if type.quantization is not None:
+            array = (array.astype(np.float32) - np.float32(type.zero_point)) * np.float32(type.scale)
+        out.append(array.reshape(-1, *type.shape[1:]))
+    return out
+
+
+@dataclass
+class Evaluation:
+    """What one pass over a data set gave.
+
+    Attributes:
+        metric: name, or "" when the data has nothing to measure against.
+        float_metric: of the float graph, None without one.
+        simulated, measured: numerics -> metric, by the simulator and in the real runtime.
+        skipped: numerics -> why its runtime was not run (and how to get it).
+        failed: numerics -> how its runtime failed.
+        agreement: numerics -> closeness of the simulated outputs to the float graph's.
+        compared: numerics -> simulator against runtime.
+        parity: (numerics, numerics) -> simulated outputs against each other.
+        samples: how many.
+    """
+
+    metric: str
+    float_metric: float | None = None
+    simulated: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    agreement: dict[str, Agreement] = field(default_factory=dict)
+    compared: dict[str, Tally] = field(default_factory=dict)
+    parity: dict[tuple[str, str], Tally] = field(default_factory=dict)
+    samples: int = 0
+
+
+def evaluate(
+    graph: Graph,
+    data: Dataset,
+    numerics: Sequence[str],
+    *,
+    artifacts: Mapping[str, bytes],
+    metric: str = "",
+    float_graph: Graph | None = None,
+    float_data: Dataset | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure a network on ``data``.
+
+    Args:
+        graph: the integer graph.
+        data: samples, with labels where the metric needs them.
+        numerics: names; each is simulated, and run for real where ``artifacts`` has its target and its runtime is here.
+        artifacts: target -> the file's bytes.
+        metric: key of ``metrics.METRICS``, or "" for none.
+        float_graph: to measure against; ``float_data``: the same samples for its inputs (``data`` unless given).
+        progress: called as (stage, samples done, total).
+    Raises: UsageError when the metric does not fit the data.
+    """
+    result = Evaluation(metric)
+    tables = {name: get_numerics(name) for name in numerics}
+
+    def fresh(names: Sequence[str]) -> dict[str, Metric]:
+        return {n: new_metric(metric) for n in names} if metric else {}
+
+    simulated, measured, reference = fresh(numerics), fresh(numerics), fresh(["float"])
+    with ExitStack() as stack:
+        sessions: dict[str, Session] = {}
+        for name, table in tables.items():
+            if table.target not in artifacts:
+                result.skipped[name] = f"no {table.target} artifact"
+                continue
+            try:
+                sessions[name] = stack.enter_context(Session(table.runner, artifacts[table.target]))
+                result.compared[name] = Tally()
+            except MissingToolError as error:
+                result.skipped[name] = f"{error.message}; {error.fix}" if error.fix else error.message
+            except RunError as error:
+                result.failed[name] = error.message
+        floats_of = (float_data or data).batches(BATCH) if float_graph is not None else repeat(None)
+        for arrays, float_arrays in zip(data.batches(BATCH), floats_of, strict=float_graph is not None):
+            labels = None if data.labels is None else data.labels[result.samples : result.samples + len(arrays[0])]
+            expected: dict[str, list[np.ndarray]] = {}
+            floats = run(float_graph, float_arrays, None) if float_graph is not None and float_arrays is not None else None
+            reals = float_arrays or tuple(real_values(graph, graph.inputs, arrays))
+            if floats is not None and metric:
+                reference["float"].update(floats, reals, labels)
+            for name, table in tables.items():
+                expected[name] = run(graph, arrays, table)
+                outputs = real_values(graph, graph.outputs, expected[name])
+                if metric:
+                    simulated[name].update(outputs, reals, labels)
+                if floats is not None:
+                    result.agreement.setdefault(name, Agreement()).update(outputs, floats)
+            for a, b in _pairs(list(numerics)):
+                result.parity.setdefault((a, b), Tally()).update(graph, expected[a], expected[b])
+            for name, session in list(sessions.items()):
+                try:
+                    actual = session.run(arrays)
+                except RunError as error:
+                    result.failed[name] = error.message
+                    del sessions[name]
+                    continue
+                result.compared[name].update(graph, expected[name], actual)
+                if metric:
+                    measured[name].update(real_values(graph, graph.outputs, actual), reals, labels)
+            result.samples += len(arrays[0])
+            progress("evaluate", result.samples, data.count or 0)
+        if metric:
+            result.simulated = {n: m.value() for n, m in simulated.items()}
+            result.measured = {n: measured[n].value() for n in sessions}
+            result.float_metric = reference["float"].value() if float_graph is not None else None
+    return result
+
+
+def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Every pair, in order."""
+    return [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]

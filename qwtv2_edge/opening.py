@@ -1,0 +1,111 @@
+"""Opens what a user names on the command line: an export folder, a .qir, a .tflite or a .pte."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qwtv2_edge.backends import Artifact
+from qwtv2_edge.errors import GraphError, UsageError
+from qwtv2_edge.ir import serde
+from qwtv2_edge.ir.graph import Graph
+from qwtv2_edge.profiling.measure import target_of
+
+GRAPH_FILE = "model.qir"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An integer graph and the artifacts that stand for it.
+
+    Attributes:
+        path: as given.
+        graph: integer.
+        artifacts: target -> artifact; empty for a lone .qir.
+        folder: the export folder, or None.
+        report: content of its report.json, or empty.
+    """
+
+    path: Path
+    graph: Graph
+    artifacts: Mapping[str, Artifact]
+    folder: Path | None = None
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+def open_model(path: str | Path) -> Opened:
+    """Open an export folder or one file of ours, or any int8 .tflite.
+
+    Raises: UsageError for a missing or unknown file; GraphError for a corrupt one, or an artifact that the manifest
+        knows by another hash.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _folder(path)
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist", fix="give an export folder, a .qir, a .tflite or a .pte")
+    if path.suffix == ".qir":
+        return Opened(path, serde.load(path), {})
+    target = target_of(path)
+    data = _read(path)
+    beside = path.parent / GRAPH_FILE
+    if target == "tflite":
+        from qwtv2_edge import read_tflite
+
+        return Opened(path, read_tflite(path), {target: Artifact(target, data)})
+    if not beside.is_file():
+        raise UsageError(f"{path} holds no readable graph, and there is no {beside}", fix="keep the .pte in its export folder")
+    manifest = _json(path.parent / "manifest.json")
+    artifact = Artifact(target, data)
+    _check_hash(path, artifact, manifest)
+    return Opened(path, serde.load(beside), {target: artifact})
+
+
+def _folder(path: Path) -> Opened:
+    manifest, report = _json(path / "manifest.json"), _json(path / "report.json")
+    artifacts = {}
+    try:
+        listed = {str(t): str(a["file"]) for t, a in manifest["artifacts"].items()}
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise GraphError(f"{path / 'manifest.json'} lists no artifacts", fix="export again") from exc
+    for target, name in listed.items():
+        if Path(name).name != name:
+            raise GraphError(f"{path / 'manifest.json'} names a file outside the folder: {name}", fix="export again")
+        artifact = Artifact(
+            target,
+            _read(path / name),
+            ops=tuple(report.get("artifacts", {}).get(target, {}).get("ops", ())),
+            graph_hash=str(manifest.get("graph_hash", "")),
+        )
+        _check_hash(path / name, artifact, manifest)
+        artifacts[target] = artifact
+    return Opened(path, serde.load(path / GRAPH_FILE), artifacts, folder=path, report=report)
+
+
+def _check_hash(path: Path, artifact: Artifact, manifest: Mapping[str, Any]) -> None:
+    """Raise GraphError where the manifest knows the artifact by another hash: it was damaged or swapped."""
+    known = manifest.get("artifacts", {}).get(artifact.target, {}).get("sha256")
+    if known != artifact.sha256:
+        raise GraphError(
+            f"{path} has SHA-256 {artifact.sha256[:16]}…, its manifest says {str(known)[:16]}…", fix="copy the file anew, or export again"
+        )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"can't read {path}: {exc.strerror or exc}", fix="check the path and its permissions") from exc
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(_read(path))
+    except ValueError as exc:
+        raise GraphError(f"{path} is not valid JSON: {exc}", fix="export again") from exc
+    if not isinstance(value, dict):
+        raise GraphError(f"{path} is not a JSON object", fix="export again")
+    return value
