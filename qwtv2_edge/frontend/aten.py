@@ -120,6 +120,11 @@ def spatial(x: Any, rank: int, neutral: int) -> Pair:
     return pair(x)
 
 
+def both(f: Callable[[int], Pair]) -> tuple[Pair, Pair]:
+    """((top, bottom), (left, right)) from a function of the spatial axis."""
+    return (f(0), f(1))
+
+
 def axis_of(dim: int, rank: int) -> int:
     return dim + rank if dim < 0 else dim
 
@@ -156,19 +161,22 @@ def image_result(c: Context, tensor: str, dims: int) -> Value:
 
 
 @rule("conv1d", "conv2d")
-def conv(c: Context, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+def conv(
+    c: Context, input: Any, weight: Any, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: Any = 1
+) -> Any:
     x, w = activation(input), constant(weight, "weight")
     b = None if bias is None else constant(bias, "bias")
     v, dims = image(c, x)
     stride, dilation = spatial(stride, dims, 1), spatial(dilation, dims, 1)
     kernel = w.array.reshape(*w.array.shape[:2], *((1,) if dims == 1 else ()), *w.array.shape[2:])  # O, I/g, kh, kw
     if padding == "valid":
-        pads = ((0, 0), (0, 0))
+        pads = both(lambda i: (0, 0))
     elif padding == "same":  # torch puts the odd one after
         totals = [d * (k - 1) for d, k in zip(dilation, kernel.shape[2:], strict=True)]
-        pads = tuple((t // 2, t - t // 2) for t in totals)
+        pads = both(lambda i: (totals[i] // 2, totals[i] - totals[i] // 2))
     else:
-        pads = tuple((p, p) for p in spatial(padding, dims, 0))
+        amounts = spatial(padding, dims, 0)
+        pads = both(lambda i: (amounts[i], amounts[i]))
     channels = x.shape[1]
     rows, offsets = c.folded(kernel.transpose(0, 2, 3, 1), b)  # OHWI
     names = weight_names(w, b)
@@ -183,7 +191,17 @@ def conv(c: Context, input, weight, bias=None, stride=1, padding=0, dilation=1, 
 
 
 @rule("conv_transpose1d", "conv_transpose2d")
-def conv_transpose(c: Context, input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+def conv_transpose(
+    c: Context,
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: Any = 1,
+    dilation: Any = 1,
+) -> Any:
     x, w = activation(input), constant(weight, "weight")
     b = None if bias is None else constant(bias, "bias")
     v, dims = image(c, x)
@@ -191,7 +209,7 @@ def conv_transpose(c: Context, input, weight, bias=None, stride=1, padding=0, ou
         raise Unsupported(f"transposed convolution with dilation {dilation}", "use dilation 1")
     stride = spatial(stride, dims, 1)
     pads, extra = spatial(padding, dims, 0), spatial(output_padding, dims, 0)
-    attrs = TransposeConvAttrs(stride, tuple((p, p - e) for p, e in zip(pads, extra, strict=True)))
+    attrs = TransposeConvAttrs(stride, both(lambda i: (pads[i], pads[i] - extra[i])))
     kernel = w.array.reshape(*w.array.shape[:2], *((1,) if dims == 1 else ()), *w.array.shape[2:])  # I, O/g, kh, kw
     per_in, per_out = kernel.shape[0] // groups, kernel.shape[1]
     rows = np.concatenate([kernel[g * per_in : (g + 1) * per_in].transpose(1, 2, 3, 0) for g in range(groups)])  # O, kh, kw, I/g
@@ -210,14 +228,25 @@ def conv_transpose(c: Context, input, weight, bias=None, stride=1, padding=0, ou
 
 
 @rule("convolution")
-def convolution(c: Context, input, weight, bias, stride, padding, dilation, transposed, output_padding, groups):
+def convolution(
+    c: Context,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: Any,
+    output_padding: Any,
+    groups: Any,
+) -> Any:
     if transposed:
         return conv_transpose(c, input, weight, bias, stride, padding, output_padding, groups, dilation)
     return conv(c, input, weight, bias, stride, padding, dilation, groups)
 
 
 @rule("linear")
-def linear(c: Context, input, weight, bias=None):
+def linear(c: Context, input: Any, weight: Any, bias: Any = None) -> Any:
     x, w = activation(input), constant(weight, "weight")
     b = None if bias is None else constant(bias, "bias")
     rows = w.array.reshape(-1, w.array.shape[-1])  # (O, K)
@@ -241,7 +270,7 @@ def linear(c: Context, input, weight, bias=None):
 
 
 @rule("addmm")
-def addmm(c: Context, self, mat1, mat2, beta=1, alpha=1):
+def addmm(c: Context, self: Any, mat1: Any, mat2: Any, beta: Any = 1, alpha: Any = 1) -> Any:
     if beta != 1 or alpha != 1:
         raise Unsupported(f"addmm with beta {beta}, alpha {alpha}", "use torch.nn.functional.linear")
     bias = constant(self, "the added matrix")
@@ -252,7 +281,7 @@ def addmm(c: Context, self, mat1, mat2, beta=1, alpha=1):
 
 
 @rule("mm", "matmul")
-def matmul(c: Context, self, other=None, mat2=None):
+def matmul(c: Context, self: Any, other: Any = None, mat2: Any = None) -> Any:
     other = mat2 if other is None else other
     if isinstance(self, Value) and isinstance(other, Value):
         raise Unsupported("a product of two activations", "matrix products need constant weights on the right", "unsupported-op")
@@ -263,14 +292,25 @@ def matmul(c: Context, self, other=None, mat2=None):
 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
-def batch_norm(c: Context, input, weight, bias, running_mean, running_var, training=False, momentum=0.1, eps=1e-5, cudnn_enabled=False):
+def batch_norm(
+    c: Context,
+    input: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    training: Any = False,
+    momentum: Any = 0.1,
+    eps: Any = 1e-5,
+    cudnn_enabled: Any = False,
+) -> Any:
     """A BatchNorm that no weighted op took in: an affine map per channel, as a 1x1 depthwise convolution."""
     x = activation(input)
     a = batch_norm_affine(weight, bias, running_mean, running_var, training, eps)
     return (channel_affine(c, x, a),)
 
 
-def batch_norm_affine(weight, bias, mean, var, training, eps) -> Affine:
+def batch_norm_affine(weight: Any, bias: Any, mean: Any, var: Any, training: bool, eps: float) -> Affine:
     """y = (x - mean) / sqrt(var + eps) * weight + bias as scale and offset, in float64."""
     if training or mean is None or var is None:
         raise Unsupported("BatchNorm in training mode", "call module.eval() before capture", "training-mode")
@@ -306,17 +346,17 @@ def unary(c: Context, x: Any, op: str, attrs: Any = NoAttrs()) -> Value:
 
 
 @rule("relu")
-def relu(c: Context, self):
+def relu(c: Context, self: Any) -> Any:
     return unary(c, self, "relu")
 
 
 @rule("relu6")
-def relu6(c: Context, self):
+def relu6(c: Context, self: Any) -> Any:
     return unary(c, self, "relu6")
 
 
 @rule("clamp", "clip", "clamp_min", "clamp_max", "hardtanh")
-def clamp(c: Context, self, min=None, max=None, min_val=None, max_val=None):
+def clamp(c: Context, self: Any, min: Any = None, max: Any = None, min_val: Any = None, max_val: Any = None) -> Any:
     lo = min if min is not None else min_val
     hi = max if max is not None else max_val
     lo, hi = scalar_of(lo, -np.inf), scalar_of(hi, np.inf)
@@ -342,44 +382,44 @@ def scalar_of(x: Any, default: float) -> float:
 
 
 @rule("sigmoid")
-def sigmoid(c: Context, self):
+def sigmoid(c: Context, self: Any) -> Any:
     return unary(c, self, "logistic")
 
 
 @rule("tanh")
-def tanh(c: Context, self):
+def tanh(c: Context, self: Any) -> Any:
     return unary(c, self, "tanh")
 
 
 @rule("silu")
-def silu(c: Context, self):
+def silu(c: Context, self: Any) -> Any:
     return unary(c, self, "silu")
 
 
 @rule("hardswish")
-def hardswish(c: Context, self):
+def hardswish(c: Context, self: Any) -> Any:
     return unary(c, self, "hard_swish")
 
 
 @rule("hardsigmoid")
-def hardsigmoid(c: Context, self):
+def hardsigmoid(c: Context, self: Any) -> Any:
     return unary(c, self, "hard_sigmoid")
 
 
 @rule("leaky_relu")
-def leaky_relu(c: Context, self, negative_slope=0.01):
+def leaky_relu(c: Context, self: Any, negative_slope: Any = 0.01) -> Any:
     return unary(c, self, "leaky_relu", AlphaAttrs(float(negative_slope)))
 
 
 @rule("elu")
-def elu(c: Context, self, alpha=1.0, scale=1, input_scale=1):
+def elu(c: Context, self: Any, alpha: Any = 1.0, scale: Any = 1, input_scale: Any = 1) -> Any:
     if scale != 1 or input_scale != 1:
         raise Unsupported(f"elu with scale {scale} and input scale {input_scale} (selu)", "use torch.nn.ELU")
     return unary(c, self, "elu", AlphaAttrs(float(alpha)))
 
 
 @rule("prelu", "_prelu_kernel")
-def prelu(c: Context, self, weight):
+def prelu(c: Context, self: Any, weight: Any) -> Any:
     x, w = activation(self), constant(weight, "weight")
     slopes = w.array.reshape(-1)
     if slopes.size == 1:
@@ -443,29 +483,29 @@ def _scaled(c: Context, x: Any, factor: float) -> Any:
 
 
 @rule("add")
-def add(c: Context, self, other, alpha=1):
+def add(c: Context, self: Any, other: Any, alpha: Any = 1) -> Any:
     return binary(c, "add", self, _scaled(c, other, alpha))
 
 
 @rule("sub", "subtract")
-def sub(c: Context, self, other, alpha=1):
+def sub(c: Context, self: Any, other: Any, alpha: Any = 1) -> Any:
     if not isinstance(other, Value):  # x - k is x + (-k): one op fewer for targets to have
         return binary(c, "add", self, Const(-alpha * _array(other).array, ""))
     return binary(c, "sub", self, _scaled(c, other, alpha))
 
 
 @rule("rsub")
-def rsub(c: Context, self, other, alpha=1):
+def rsub(c: Context, self: Any, other: Any, alpha: Any = 1) -> Any:
     return binary(c, "sub", other, _scaled(c, self, alpha))
 
 
 @rule("mul", "multiply")
-def mul(c: Context, self, other):
+def mul(c: Context, self: Any, other: Any) -> Any:
     return binary(c, "mul", self, other)
 
 
 @rule("div", "divide", "true_divide")
-def div(c: Context, self, other, rounding_mode=None):
+def div(c: Context, self: Any, other: Any, rounding_mode: Any = None) -> Any:
     if rounding_mode is not None:
         raise Unsupported(f"division with rounding_mode '{rounding_mode}'", "integer division has no form here")
     if isinstance(other, Value):
@@ -477,17 +517,17 @@ def div(c: Context, self, other, rounding_mode=None):
 
 
 @rule("neg")
-def neg(c: Context, self):
+def neg(c: Context, self: Any) -> Any:
     return binary(c, "mul", self, -1.0)
 
 
 @rule("square")
-def square(c: Context, self):
+def square(c: Context, self: Any) -> Any:
     return binary(c, "mul", self, self)
 
 
 @rule("pow")
-def pow_(c: Context, self, exponent):
+def pow_(c: Context, self: Any, exponent: Any) -> Any:
     if exponent == 2:
         return binary(c, "mul", self, self)
     if exponent == 1:
@@ -500,11 +540,14 @@ def pow_(c: Context, self, exponent):
 
 def _pool_pads(sizes: Pair, kernel: Pair, stride: Pair, padding: Pair, outputs: Pair) -> tuple[Pair, Pair]:
     """Explicit padding that gives ``outputs`` (ceil_mode may ask for more after than before)."""
-    pads = []
-    for n, k, s, p, out in zip(sizes, kernel, stride, padding, outputs, strict=True):
-        needed = (out - 1) * s + k - n - p
-        pads.append((p, needed if (n + 2 * p - k) // s + 1 != out else p))
-    return tuple(pads)
+
+    def amounts(i: int) -> Pair:
+        n, k, s, p = sizes[i], kernel[i], stride[i], padding[i]
+        if (n + 2 * p - k) // s + 1 == outputs[i]:
+            return (p, p)
+        return (p, (outputs[i] - 1) * s + k - n - p)
+
+    return both(amounts)
 
 
 def _pool(c: Context, op: str, x: Value, kernel: Any, stride: Any, padding: Any, include_pad: bool = False) -> Value:
@@ -512,26 +555,35 @@ def _pool(c: Context, op: str, x: Value, kernel: Any, stride: Any, padding: Any,
     kernel = spatial(kernel, dims, 1)
     stride = spatial(stride, dims, 1) if stride not in (None, [], ()) else kernel
     padding = spatial(padding, dims, 0)
-    outputs = (1, c.out_shape[2]) if dims == 1 else c.out_shape[2:4]
+    outputs = (1, c.out_shape[2]) if dims == 1 else (c.out_shape[2], c.out_shape[3])
     tensor = v.tensor
-    sizes = c.b.tensors[tensor].shape[1:3]
+    sizes = pair(c.b.tensors[tensor].shape[1:3])
     if include_pad and any(padding):
         paddings = ((0, 0), *((p, p) for p in padding), (0, 0))
         tensor = c.emit("pad", (tensor,), PadAttrs(paddings), ".pad")
-        sizes, padding = c.b.tensors[tensor].shape[1:3], (0, 0)
+        sizes, padding = pair(c.b.tensors[tensor].shape[1:3]), (0, 0)
     pads = _pool_pads(sizes, kernel, stride, padding, outputs)
     return image_result(c, c.emit(op, (tensor,), PoolAttrs(kernel, stride, pads)), dims)
 
 
 @rule("max_pool1d", "max_pool2d", "max_pool2d_with_indices")
-def max_pool(c: Context, self, kernel_size, stride=(), padding=0, dilation=1, ceil_mode=False):
+def max_pool(c: Context, self: Any, kernel_size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, ceil_mode: Any = False) -> Any:
     if any(d != 1 for d in pair(dilation)):
         raise Unsupported(f"max pooling with dilation {dilation}", "use dilation 1")
     return (_pool(c, "max_pool2d", activation(self), kernel_size, stride, padding),)
 
 
 @rule("avg_pool1d", "avg_pool2d")
-def avg_pool(c: Context, self, kernel_size, stride=(), padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None):
+def avg_pool(
+    c: Context,
+    self: Any,
+    kernel_size: Any,
+    stride: Any = (),
+    padding: Any = 0,
+    ceil_mode: Any = False,
+    count_include_pad: Any = True,
+    divisor_override: Any = None,
+) -> Any:
     if divisor_override not in (None, prod(pair(kernel_size))):
         raise Unsupported(f"average pooling with divisor_override {divisor_override}", "scale the result with a multiplication")
     return _pool(c, "avg_pool2d", activation(self), kernel_size, stride, padding, include_pad=count_include_pad)
@@ -555,43 +607,43 @@ def _adaptive(c: Context, x: Value, output_size: Any, reduce_op: str, pool_op: s
 
 
 @rule("adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d")
-def adaptive_avg_pool(c: Context, self, output_size):
+def adaptive_avg_pool(c: Context, self: Any, output_size: Any) -> Any:
     return _adaptive(c, activation(self), output_size, "mean", "avg_pool2d")
 
 
 @rule("adaptive_max_pool1d", "adaptive_max_pool2d")
-def adaptive_max_pool(c: Context, self, output_size):
+def adaptive_max_pool(c: Context, self: Any, output_size: Any) -> Any:
     return (_adaptive(c, activation(self), output_size, "reduce_max", "max_pool2d"),)
 
 
 def _reduce(c: Context, op: str, x: Value, dims: Sequence[int], keepdim: bool) -> Value:
-    dims = {axis_of(d, x.rank) for d in dims} or set(range(x.rank))
+    reduced = {axis_of(d, x.rank) for d in dims} or set(range(x.rank))
     shape = x.shape
     v, form = c.simple(x)
-    axes = tuple(i for i, a in enumerate(form) if a in dims or a == -1)
+    axes = tuple(i for i, a in enumerate(form) if a in reduced or a == -1)
     out = c.emit(op, (v.tensor,), ReduceAttrs(axes, keep_dims=False))
-    rest = tuple(a for a in form if a >= 0 and a not in dims)
-    kept = from_form(out, tuple(1 if i in dims else d for i, d in enumerate(shape)), rest)
-    return kept if keepdim else replace(kept, axes=tuple(axis for i, axis in enumerate(kept.axes) if i not in dims))
+    rest = tuple(a for a in form if a >= 0 and a not in reduced)
+    kept = from_form(out, tuple(1 if i in reduced else d for i, d in enumerate(shape)), rest)
+    return kept if keepdim else replace(kept, axes=tuple(axis for i, axis in enumerate(kept.axes) if i not in reduced))
 
 
 @rule("mean")
-def mean(c: Context, self, dim=None, keepdim=False, dtype=None):
+def mean(c: Context, self: Any, dim: Any = None, keepdim: Any = False, dtype: Any = None) -> Any:
     return _reduce(c, "mean", activation(self), _dims(dim), keepdim)
 
 
 @rule("sum")
-def sum_(c: Context, self, dim=None, keepdim=False, dtype=None):
+def sum_(c: Context, self: Any, dim: Any = None, keepdim: Any = False, dtype: Any = None) -> Any:
     return _reduce(c, "sum", activation(self), _dims(dim), keepdim)
 
 
 @rule("amax", "max.default")
-def amax(c: Context, self, dim=None, keepdim=False):
+def amax(c: Context, self: Any, dim: Any = None, keepdim: Any = False) -> Any:
     return _reduce(c, "reduce_max", activation(self), _dims(dim), keepdim)
 
 
 @rule("max.dim")
-def max_dim(c: Context, self, dim, keepdim=False):
+def max_dim(c: Context, self: Any, dim: Any, keepdim: Any = False) -> Any:
     return (_reduce(c, "reduce_max", activation(self), _dims(dim), keepdim),)
 
 
@@ -602,7 +654,7 @@ def _dims(dim: Any) -> tuple[int, ...]:
 
 
 @rule("softmax", "_softmax")
-def softmax(c: Context, self, dim, dtype=None, half_to_float=False):
+def softmax(c: Context, self: Any, dim: Any, dtype: Any = None, half_to_float: Any = False) -> Any:
     v, form = c.simple(activation(self))
     dim = axis_of(dim, v.rank)
     if form[-1] != dim:
@@ -615,23 +667,23 @@ def softmax(c: Context, self, dim, dtype=None, half_to_float=False):
 
 
 @rule("view", "reshape", "_unsafe_view", "_reshape_alias", "view_copy")
-def reshape(c: Context, self, size=None, shape=None, stride=None):
+def reshape(c: Context, self: Any, size: Any = None, shape: Any = None, stride: Any = None) -> Any:
     return c.view(activation(self), c.out_shape)
 
 
 @rule("flatten", "unflatten", "squeeze", "unsqueeze", "squeeze_copy", "unsqueeze_copy")
-def reshape_like(c: Context, self, *args, **kwargs):
+def reshape_like(c: Context, self: Any, *args: Any, **kwargs: Any) -> Any:
     return c.view(activation(self), c.out_shape)
 
 
 @rule("permute", "permute_copy")
-def permute_(c: Context, self, dims):
+def permute_(c: Context, self: Any, dims: Any) -> Any:
     v = activation(self)
     return permute(v, [axis_of(d, v.rank) for d in dims])
 
 
 @rule("transpose", "transpose_copy", "swapaxes")
-def transpose(c: Context, self, dim0, dim1):
+def transpose(c: Context, self: Any, dim0: Any, dim1: Any) -> Any:
     v = activation(self)
     dims = list(range(v.rank))
     i, j = axis_of(dim0, v.rank), axis_of(dim1, v.rank)
@@ -640,19 +692,19 @@ def transpose(c: Context, self, dim0, dim1):
 
 
 @rule("t", "numpy_T")
-def t(c: Context, self):
+def t(c: Context, self: Any) -> Any:
     v = activation(self)
     return permute(v, tuple(reversed(range(v.rank))))
 
 
 @rule("expand", "expand_copy", "expand_as", "broadcast_to")
-def expand(c: Context, self, *args, **kwargs):
+def expand(c: Context, self: Any, *args: Any, **kwargs: Any) -> Any:
     v = lift(replace(activation(self), stretched=None), len(c.out_shape))
     return v if v.shape == c.out_shape else replace(v, stretched=c.out_shape)
 
 
 @rule("repeat")
-def repeat(c: Context, self, repeats):
+def repeat(c: Context, self: Any, repeats: Any) -> Any:
     v = lift(activation(self), len(repeats))
     for axis, times in enumerate(repeats):
         if times > 1:
@@ -661,13 +713,13 @@ def repeat(c: Context, self, repeats):
 
 
 @rule("cat", "concat", "concatenate")
-def cat(c: Context, tensors, dim=0):
+def cat(c: Context, tensors: Any, dim: Any = 0) -> Any:
     parts = [activation(t, "a part of cat") for t in tensors if not (isinstance(t, Const) and t.array.size == 0)]
     return _concat(c, parts, axis_of(dim, len(c.out_shape)))
 
 
 @rule("stack")
-def stack(c: Context, tensors, dim=0):
+def stack(c: Context, tensors: Any, dim: Any = 0) -> Any:
     dim = axis_of(dim, len(c.out_shape))
     parts = []
     for t in tensors:
@@ -710,7 +762,7 @@ def slice_axis(c: Context, x: Value, dim: int, begin: int, end: int, step: int =
 
 
 @rule("slice", "slice_copy")
-def slice_(c: Context, self, dim=0, start=None, end=None, step=1):
+def slice_(c: Context, self: Any, dim: Any = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
     x = activation(self)
     dim = axis_of(dim, x.rank)
     extent = x.shape[dim]
@@ -721,12 +773,12 @@ def slice_(c: Context, self, dim=0, start=None, end=None, step=1):
 
 
 @rule("narrow")
-def narrow(c: Context, self, dim, start, length):
+def narrow(c: Context, self: Any, dim: Any, start: Any, length: Any) -> Any:
     return slice_(c, self, dim, start, start + length)
 
 
 @rule("select", "select_copy")
-def select(c: Context, self, dim, index):
+def select(c: Context, self: Any, dim: Any, index: Any) -> Any:
     x = activation(self)
     dim = axis_of(dim, x.rank)
     index = axis_of(index, x.shape[dim])
@@ -735,7 +787,7 @@ def select(c: Context, self, dim, index):
 
 
 @rule("split", "split_with_sizes", "chunk", "tensor_split", "unsafe_split", "unsafe_chunk")
-def split(c: Context, self, *args, dim=0, **kwargs):
+def split(c: Context, self: Any, *args: Any, dim: Any = 0, **kwargs: Any) -> Any:
     x = activation(self)
     dim = axis_of(dim, x.rank)
     out, at = [], 0
@@ -746,13 +798,13 @@ def split(c: Context, self, *args, dim=0, **kwargs):
 
 
 @rule("unbind")
-def unbind(c: Context, self, dim=0):
+def unbind(c: Context, self: Any, dim: Any = 0) -> Any:
     x = activation(self)
     return tuple(select(c, x, dim, i) for i in range(x.shape[dim]))
 
 
 @rule("constant_pad_nd", "pad")
-def pad(c: Context, self, pad, mode="constant", value=0):
+def pad(c: Context, self: Any, pad: Any, mode: Any = "constant", value: Any = 0) -> Any:
     if mode != "constant":
         raise Unsupported(f"padding mode '{mode}'", "use zero (constant) padding")
     x = activation(self)
@@ -773,13 +825,23 @@ def pad(c: Context, self, pad, mode="constant", value=0):
 
 
 @rule("upsample_nearest1d", "upsample_nearest2d")
-def upsample_nearest(c: Context, input=None, output_size=None, scale_factors=None, self=None, **scales):
+def upsample_nearest(
+    c: Context, input: Any = None, output_size: Any = None, scale_factors: Any = None, self: Any = None, **scales: Any
+) -> Any:
     return _resize(c, "resize_nearest", activation(input if input is not None else self), scale_factors, ResizeAttrs)
 
 
 @rule("upsample_bilinear2d")
-def upsample_bilinear(c: Context, input=None, output_size=None, align_corners=False, scale_factors=None, self=None, **scales):
-    def attrs(size):
+def upsample_bilinear(
+    c: Context,
+    input: Any = None,
+    output_size: Any = None,
+    align_corners: Any = False,
+    scale_factors: Any = None,
+    self: Any = None,
+    **scales: Any,
+) -> Any:
+    def attrs(size: Any) -> Any:
         return ResizeAttrs(size, align_corners=align_corners, half_pixel_centers=not align_corners)
 
     return _resize(c, "resize_bilinear", activation(input if input is not None else self), scale_factors, attrs)
@@ -796,7 +858,7 @@ def _resize(c: Context, op: str, x: Value, factors: Any, attrs: Callable[[Pair],
 
 
 @rule("pixel_shuffle")
-def pixel_shuffle(c: Context, self, upscale_factor):
+def pixel_shuffle(c: Context, self: Any, upscale_factor: Any) -> Any:
     x, r = activation(self), int(upscale_factor)
     n, ch, h, w = x.shape
     v = c.view(x, (n, ch // (r * r), r, r, h, w))
@@ -804,7 +866,7 @@ def pixel_shuffle(c: Context, self, upscale_factor):
 
 
 @rule("pixel_unshuffle")
-def pixel_unshuffle(c: Context, self, downscale_factor):
+def pixel_unshuffle(c: Context, self: Any, downscale_factor: Any) -> Any:
     x, r = activation(self), int(downscale_factor)
     n, ch, h, w = x.shape
     v = c.view(x, (n, ch, h // r, r, w // r, r))
@@ -812,7 +874,7 @@ def pixel_unshuffle(c: Context, self, downscale_factor):
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
-def channel_shuffle(c: Context, self, groups):
+def channel_shuffle(c: Context, self: Any, groups: Any) -> Any:
     x = activation(self)
     n, ch, *rest = x.shape
     v = c.view(x, (n, groups, ch // groups, *rest))
@@ -827,19 +889,19 @@ def channel_shuffle(c: Context, self, groups):
     "alias", "alias_copy", "clone", "contiguous", "detach", "detach_copy", "identity", "lift_fresh", "lift_fresh_copy",
     "feature_dropout", "alpha_dropout", "dropout", "dropout_", "positive", "view_as", "resolve_conj", "resolve_neg",
 )  # fmt: skip
-def same(c: Context, input=None, p=0.0, train=False, self=None, **ignored):
+def same(c: Context, input: Any = None, p: Any = 0.0, train: Any = False, self: Any = None, **ignored: Any) -> Any:
     if train and p > 0:
         raise Unsupported("dropout in training mode", "call module.eval() before capture", "training-mode")
     return input if input is not None else self
 
 
 @rule("native_dropout")
-def native_dropout(c: Context, input, p, train):
+def native_dropout(c: Context, input: Any, p: Any, train: Any) -> Any:
     return (same(c, input, p, bool(train)),)
 
 
 @rule("to", "_to_copy", "type_as", "float")
-def to(c: Context, self, *args, dtype=None, **ignored):
+def to(c: Context, self: Any, *args: Any, dtype: Any = None, **ignored: Any) -> Any:
     if dtype is not None and str(dtype) != "torch.float32":
         raise Unsupported(f"a cast to {dtype}", "keep activations in float32; quantization chooses the integer type", "unsupported-dtype")
     return self

@@ -180,7 +180,7 @@ _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n
 
 
 def _torch_dir(torch: ModuleType) -> str:
-    return os.path.dirname(os.path.abspath(torch.__file__)) + os.sep
+    return os.path.dirname(os.path.abspath(str(torch.__file__))) + os.sep
 
 
 def _user_frame(torch: ModuleType, exc: BaseException) -> Location:
@@ -474,7 +474,7 @@ def _affine_of(s: _Lowering, at: FxNode, user: FxNode, shape: tuple[int, ...], a
             return None
         args = [s.values.get(kwargs[k]) if kwargs[k] is not None else None for k in ("weight", "bias", "running_mean", "running_var")]
         try:
-            return batch_norm_affine(*args, kwargs.get("training", False), kwargs["eps"])
+            return batch_norm_affine(args[0], args[1], args[2], args[3], kwargs.get("training", False), kwargs["eps"])
         except Unsupported:
             return None  # reported where the node is lowered
     if op not in ("add", "sub", "mul", "div") or kwargs.get("alpha", 1) != 1 or kwargs.get("rounding_mode") is not None:
