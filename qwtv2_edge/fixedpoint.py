@@ -761,12 +761,24 @@ def sum_ref(total: np.ndarray, count: int, input_scale: float, input_zero_point:
     return multiply_quantized(np.asarray(total, I) - input_zero_point * count, m, e)
 
 
+def reduction_scale(input_scale: float, output_scale: float, count: int) -> np.float64:
+    """The effective scale of a sum of codes (count 1) or of their mean over ``count``, for the single-rounding reductions."""
+    return np.float64(F(input_scale)) / (np.float64(F(output_scale)) * count)
+
+
 def mean_xnn(total: np.ndarray, count: int, input_scale: float, input_zero_point: int, output_scale: float, zero_point: int) -> np.ndarray:
     """XNNPACK's mean, zero point included (it is added in float32); float32 integers, not clamped.
 
     Source: XNNPACK src/operators/reduce-nd.c
     """
     scale = (F(input_scale) / F(output_scale)) * (F(1) / F(count))
+    bias = F(zero_point) - F(count * input_zero_point) * scale
+    return np.rint(total.astype(np.int32).astype(F) * scale + bias)
+
+
+def sum_xnn(total: np.ndarray, count: int, input_scale: float, input_zero_point: int, output_scale: float, zero_point: int) -> np.ndarray:
+    """XNNPACK's sum; as mean_xnn, without the division. Source: XNNPACK src/operators/reduce-nd.c"""
+    scale = F(input_scale) / F(output_scale)
     bias = F(zero_point) - F(count * input_zero_point) * scale
     return np.rint(total.astype(np.int32).astype(F) * scale + bias)
 

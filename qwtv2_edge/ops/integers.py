@@ -427,7 +427,11 @@ def _sum_ref(total, count, in_type, out_type, special):
     return fp.to_codes(fp.sum_ref(total, count, in_type.scale, in_type.zero_point, out_type.scale), out_type.zero_point)
 
 
-REDUCE_RULES = {"mean": {"REF": _mean_ref, "XNN": _mean_xnn, "P2": _mean_p2}, "sum": {"REF": _sum_ref}}
+def _sum_xnn(total, count, in_type, out_type, special):
+    return fp.to_codes(fp.sum_xnn(total, count, in_type.scale, in_type.zero_point, out_type.scale, out_type.zero_point), 0)
+
+
+REDUCE_RULES = {"mean": {"REF": _mean_ref, "XNN": _mean_xnn, "P2": _mean_p2}, "sum": {"REF": _sum_ref, "XNN": _sum_xnn}}
 
 
 def reduction(op: str):
@@ -496,43 +500,44 @@ def resize_bilinear_integer(arrays: Arrays, attrs: Any, in_types: Types, out_typ
 # ---------------------------------------------------------------- boundary
 
 
-def _by_blocks_of_8(x: np.ndarray, main: Callable, tail: Callable) -> np.ndarray:
-    """Apply ``main`` to whole blocks of 8 elements of each sample, ``tail`` to the rest."""
-    rows = x.reshape(len(x), -1)
+def _by_blocks_of_8(x: np.ndarray, size: int, main: Callable, tail: Callable) -> np.ndarray:
+    """Apply ``main`` to whole blocks of 8 elements of each run of ``size``, ``tail`` to the rest."""
+    rows = x.reshape(-1, size)
     cut = rows.shape[1] // 8 * 8
     return np.concatenate([main(rows[:, :cut]), tail(rows[:, cut:])], 1).reshape(x.shape)
 
 
-def _quantize_p2(x, scale, zero_point):
+def _quantize_p2(x, out):
+    scale, zero_point = out.scale, out.zero_point
     return _by_blocks_of_8(
         x,
+        out.size,
         lambda v: fp.quantize_codes(v, scale, zero_point, "RNE"),
         lambda v: fp.quantize_codes(v, scale, zero_point, "HAZ64"),
     )
 
 
 QUANTIZE_RULES = {
-    "HAZ": lambda x, s, z: fp.quantize_codes(x, s, z, "HAZ"),
-    "RNE": lambda x, s, z: fp.quantize_codes(x, s, z, "RNE"),
-    "HAZ64": lambda x, s, z: fp.quantize_codes(x, s, z, "HAZ64"),
+    "HAZ": lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, "HAZ"),
+    "RNE": lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, "RNE"),
+    "HAZ64": lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, "HAZ64"),
     "P2": _quantize_p2,
 }
 
 
 def quantize_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
-    rule, out = rule_of("quantize", QUANTIZE_RULES, numerics), out_types[0]
-    return (rule(arrays[0], out.scale, out.zero_point),)
+    return (rule_of("quantize", QUANTIZE_RULES, numerics)(arrays[0], out_types[0]),)
 
 
 def _dequantize_p2(x, type):
     scale = F(type.scale)
     shifted = CODES.astype(F) * scale + F(-type.zero_point) * scale
-    return _by_blocks_of_8(x, lambda v: look_up(shifted, v), lambda v: look_up(real_codes(type), v))
+    return _by_blocks_of_8(x, type.size, lambda v: look_up(shifted, v), lambda v: look_up(real_codes(type), v))
 
 
 DEQUANTIZE_RULES = {
     "EXACT": lambda x, type: look_up(real_codes(type), x),
-    "P2": lambda x, type: _dequantize_p2(x, type),
+    "P2": _dequantize_p2,
 }
 
 

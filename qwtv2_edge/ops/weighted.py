@@ -24,7 +24,7 @@ import numpy as np
 from qwtv2_edge import fixedpoint as fp
 from qwtv2_edge.errors import GraphError, QuantizeError
 from qwtv2_edge.ir.types import TensorType
-from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.numerics import Numerics, packed_key
 from qwtv2_edge.ops import kernels
 from qwtv2_edge.ops.spec import ACTIVATIONS, Arrays, Types
 
@@ -422,8 +422,9 @@ def output_bounds(activation: str, out_type: TensorType, numerics: Numerics) -> 
     return fp.activation_bounds(low, high, out_type.scale, out_type.zero_point, numerics.rule("activation") or "TFLITE")
 
 
-def _scheme(op: str, numerics: Numerics) -> str:
-    scheme = numerics.rule(op)
+def _scheme(op: str, in_types: Types, numerics: Numerics) -> str:
+    packed = in_types[1].dtype == "int4"
+    scheme = (numerics.rule(packed_key(op)) if packed else "") or numerics.rule(op)
     if scheme not in fp.SCHEMES:
         raise GraphError(f"numerics '{numerics.name}' has no rule for {op}" + (f" (it says {scheme!r})" if scheme else ""))
     return scheme
@@ -445,7 +446,7 @@ def requantize_output(op: str, acc: np.ndarray, attrs: Any, in_types: Types, out
     Returns: int8, shape of acc.
     Raises: QuantizeError: an accumulator does not fit int32.
     """
-    scheme, out_type = _scheme(op, numerics), out_types[0]
+    scheme, out_type = _scheme(op, in_types, numerics), out_types[0]
     low, high = output_bounds(attrs.activation, out_type, numerics)
     scale = _effective_scale(op, scheme, in_types, out_type)
     raw = np.array(acc, np.float64, order="C").reshape(-1)
@@ -461,7 +462,7 @@ def integer_rule(op: str):
 
     def run(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> tuple[np.ndarray, ...]:
         _, w, b = arrays
-        scheme, out_type = _scheme(op, numerics), out_types[0]
+        scheme, out_type = _scheme(op, in_types, numerics), out_types[0]
         weights = weights_of(op, arrays, attrs, in_types)
 
         def make() -> fp.Requantizer:
