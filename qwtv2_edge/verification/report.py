@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,11 @@ from qwtv2_edge.verification.compare import Difference
 
 #: status -> whether it lets a check pass
 STATUSES = {"exact": True, "bound": True, "missing": True, "mismatch": False, "crashed": False}
+
+
+def _number(value: float) -> float | str:
+    """JSON has no infinities and no NaN; they become text."""
+    return value if math.isfinite(value) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +79,8 @@ class Mismatch:
             "origin": self.origin,
             "output": d.tensor,
             "index": list(d.index),
-            "expected": d.expected,
-            "actual": d.actual,
+            "expected": _number(d.expected),
+            "actual": _number(d.actual),
             "count": d.count,
             "max_lsb": d.max_lsb,
             "node": c.node,
@@ -88,8 +94,8 @@ class Mismatch:
             out["at_node"] = {
                 "tensor": n.tensor,
                 "index": list(n.index),
-                "expected": n.expected,
-                "actual": n.actual,
+                "expected": _number(n.expected),
+                "actual": _number(n.actual),
                 "count": n.count,
                 "max_lsb": n.max_lsb,
             }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -81,7 +80,7 @@ def runs_here(table: Numerics) -> bool:
 
 def _chosen(target: str, names: Iterable[str] | None) -> list[Numerics]:
     if names is None:
-        tables = [t for t in numerics_of(target) if runs_here(t)]
+        tables = [t for t in numerics_of(target) if runs_here(t) and "@" not in t.name]  # bare names stand for this machine
         if not tables:
             raise UsageError(f"no numerics of target '{target}' runs on this machine ({platform.machine()})")
         return tables
@@ -151,17 +150,12 @@ class _Tally:
         self.mismatches += sum(d.count for d in found)
         self.max_lsb = max([self.max_lsb, *(d.max_lsb for d in found)])
         if found and self.difference is None:
-            self._keep_first(found[0], origins, arrays, expected)
+            at = _failing_sample(expected, actual, len(origins))
+            self.failing = _sample(arrays, at, len(origins))
+            self.origin, self.failing_sample = origins[at], self.samples + at
+            one = _sample(expected, at, len(origins)), _sample(actual, at, len(origins))
+            self.difference = (compare_all(self.graph, self.graph.outputs, *one) or found)[0]
         self.samples += len(origins)
-
-    def _keep_first(self, d: Difference, origins: Sequence[str], arrays: Sequence[np.ndarray], expected: Sequence[np.ndarray]) -> None:
-        rows = len(expected[self.graph.outputs.index(d.tensor)]) // len(origins)  # of the output, per sample
-        at = d.index[0] // max(rows, 1) if d.index else 0
-        unit = len(arrays[0]) // len(origins)
-        self.difference = replace(d, index=(d.index[0] % max(rows, 1), *d.index[1:])) if d.index else d
-        self.failing = [a[at * unit : (at + 1) * unit] for a in arrays]
-        self.origin = origins[at]
-        self.failing_sample = self.samples + at
 
     def counts(self) -> dict[str, Any]:
         return {"samples": self.samples, "outputs_compared": self.compared, "mismatches": self.mismatches, "max_lsb": self.max_lsb}
@@ -169,6 +163,20 @@ class _Tally:
     def first(self, culprit: Culprit) -> Mismatch:
         assert self.difference is not None
         return Mismatch(self.failing_sample, self.origin, self.difference, culprit)
+
+
+def _sample(arrays: Sequence[np.ndarray], at: int, count: int) -> list[np.ndarray]:
+    """The rows of sample ``at`` of ``count``."""
+    return [a[at * (len(a) // count) : (at + 1) * (len(a) // count)] if a.ndim else a for a in arrays]
+
+
+def _failing_sample(expected: Sequence[np.ndarray], actual: Sequence[np.ndarray], count: int) -> int:
+    """The first of ``count`` samples with a differing byte; 0 when the outputs do not even have the same sizes."""
+    for at in range(count):
+        for want, got in zip(_sample(expected, at, count), _sample(actual, at, count), strict=False):
+            if want.tobytes() != got.tobytes():
+                return at
+    return 0
 
 
 def _batches(graph: Graph, data: Dataset | None, samples: int | None) -> Iterator[tuple[list[str], list[np.ndarray]]]:
