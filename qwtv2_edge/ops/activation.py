@@ -69,5 +69,6 @@ SPECS = (
         integers.prelu_integer,
         QuantRule("free"),
         data_inputs=1,
+        batch=lambda a, types: len(types[0].shape) > 1,
     ),
 )

@@ -28,13 +28,6 @@ def _infer(types: Types, a: BinaryAttrs) -> tuple[TensorType, ...]:
     return (TensorType(tuple(int(d) for d in shape), x.dtype),)
 
 
-def _batch(attrs, types: Types) -> bool:
-    # axis 0 stays the sample axis when each operand has the output's rank, or broadcasts over it
-    rank = max(len(t.shape) for t in types)
-    shape = np.broadcast_shapes(*(t.shape for t in types))
-    return all(len(t.shape) < rank or t.shape[0] in (1, shape[0]) for t in types)
-
-
 SPECS = tuple(
     OpSpec(
         name,
@@ -43,7 +36,6 @@ SPECS = tuple(
         lambda arrays, a, f=f: (activate(f(arrays[0], arrays[1]), a.activation),),
         integer,
         QuantRule("free"),
-        batch=_batch,
     )
     for name, f, integer in (
         ("add", np.add, integers.add_integer),

@@ -15,7 +15,7 @@ from qwtv2_edge.ops.spec import NoAttrs, OpSpec, QuantRule, Types, need
 
 @dataclass(frozen=True, slots=True)
 class ReshapeAttrs:
-    """shape: the static target shape. With more samples at run time, axis 0 grows by their number."""
+    """shape: the static target shape."""
 
     shape: tuple[int, ...]
 
@@ -110,7 +110,7 @@ def _resize_infer(types: Types, a: ResizeAttrs) -> tuple[TensorType, ...]:
 SAME = QuantRule("same")
 
 
-def _moves(name, attrs, infer, f, batch=lambda a, types: True, data_inputs=None) -> OpSpec:
+def _moves(name, attrs, infer, f, batch=lambda a, types: True, stretch=None) -> OpSpec:
     """An op that only moves values: the float and the integer meaning are the same function."""
     return OpSpec(
         name,
@@ -119,28 +119,32 @@ def _moves(name, attrs, infer, f, batch=lambda a, types: True, data_inputs=None)
         lambda arrays, a: (f(arrays, a),),
         lambda arrays, a, in_types, out_types, numerics: (f(arrays, a),),
         SAME,
-        data_inputs=data_inputs,
         batch=batch,
+        stretch=stretch,
     )
 
 
-def _reshape_run(arrays, a: ReshapeAttrs):
-    x = arrays[0]
-    factor = x.size // max(1, prod(a.shape))
-    return x.reshape((a.shape[0] * factor, *a.shape[1:]) if a.shape else a.shape)
+def _stretch_reshape(a: ReshapeAttrs, factor: int) -> ReshapeAttrs:
+    return ReshapeAttrs((a.shape[0] * factor, *a.shape[1:]))
 
 
 def _slice_run(arrays, a: SliceAttrs):
-    # a slice never cuts axis 0 when samples are batched (see batch rule), so axis 0 may be longer than a.end says
-    x = arrays[0]
-    index = [slice(b, e, s) for b, e, s in zip(a.begin, a.end, a.stride, strict=True)]
-    if a.begin[0] == 0 and a.stride[0] == 1 and x.shape[0] > a.end[0] and x.shape[0] % a.end[0] == 0:
-        index[0] = slice(None)
-    return x[tuple(index)]
+    return np.ascontiguousarray(arrays[0][tuple(slice(b, e, s) for b, e, s in zip(a.begin, a.end, a.stride, strict=True))])
+
+
+def _stretch_slice(a: SliceAttrs, factor: int) -> SliceAttrs:
+    return SliceAttrs(a.begin, (a.end[0] * factor, *a.end[1:]), a.stride)
 
 
 SPECS = (
-    _moves("reshape", ReshapeAttrs, _reshape_infer, _reshape_run, batch=lambda a, types: bool(a.shape)),
+    _moves(
+        "reshape",
+        ReshapeAttrs,
+        _reshape_infer,
+        lambda arrays, a: arrays[0].reshape(a.shape),
+        batch=lambda a, types: bool(a.shape),
+        stretch=_stretch_reshape,
+    ),
     _moves(
         "transpose",
         TransposeAttrs,
@@ -161,6 +165,7 @@ SPECS = (
         _slice_infer,
         _slice_run,
         batch=lambda a, types: a.begin[0] == 0 and a.end[0] == types[0].shape[0] and a.stride[0] == 1,
+        stretch=_stretch_slice,
     ),
     OpSpec(
         "pad",

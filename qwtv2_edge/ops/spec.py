@@ -52,6 +52,8 @@ class OpSpec:
 
     batch: how axis 0 behaves when a graph captured with batch 1 runs with more samples at once:
     a function (attrs, in_types) -> bool, True where samples stay independent along axis 0.
+    stretch: (attrs, factor) -> the attributes for ``factor`` times as many samples, for ops whose attributes name
+    the extent of axis 0; None for all others.
     """
 
     name: str
@@ -62,6 +64,7 @@ class OpSpec:
     quant: QuantRule
     data_inputs: int | None = None
     batch: Callable[[Any, Types], bool] = lambda attrs, types: True
+    stretch: Callable[[Any, int], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

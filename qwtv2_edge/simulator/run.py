@@ -12,7 +12,7 @@ import numpy as np
 
 from qwtv2_edge.errors import GraphError, UsageError, locate
 from qwtv2_edge.ir.graph import Graph, Node
-from qwtv2_edge.ir.types import DTYPES
+from qwtv2_edge.ir.types import DTYPES, TensorType
 from qwtv2_edge.numerics import Numerics
 from qwtv2_edge.ops import OPS
 
@@ -29,19 +29,26 @@ def batchable(graph: Graph) -> bool:
         if not graph.tensors[t].shape or graph.tensors[t].shape[0] != 1:
             return False
     for node in graph.nodes:
-        activations = [t for t in node.inputs if t in live]
-        if not activations:
-            return False
         types = graph.in_types(node)
-        if not OPS[node.op].batch(node.attrs, types):
+        data = [type for t, type in zip(node.inputs, types, strict=True) if t in live]
+        fixed = [type for t, type in zip(node.inputs, types, strict=True) if t not in live]
+        if not data or not OPS[node.op].batch(node.attrs, types):
             return False
-        out = graph.tensors[node.outputs[0]]
-        for t, type in zip(node.inputs, types, strict=True):
-            # a constant that has its own extent along the sample axis can't be stretched
-            if t not in live and len(type.shape) == len(out.shape) and OPS[node.op].data_inputs is None and type.shape[0] != 1:
-                return False
+        if OPS[node.op].data_inputs is None and len(types) > 1 and not _operands_stretch(node.op, data, fixed):
+            return False
         live.update(node.outputs)
     return True
+
+
+def _operands_stretch(op: str, data: Sequence[TensorType], fixed: Sequence[TensorType]) -> bool:
+    """Several operands that broadcast or join: samples line up where every activation (``data``) has the full rank
+    and one extent along axis 0, and no constant (``fixed``) has an extent of its own there."""
+    rank = max(len(type.shape) for type in (*data, *fixed))
+    if any(len(type.shape) != rank or type.shape[0] != data[0].shape[0] for type in data):
+        return False
+    if op == "concat":
+        return not fixed  # a constant part would have to be repeated per sample
+    return all(len(type.shape) < rank or type.shape[0] == 1 for type in fixed)
 
 
 def last_uses(graph: Graph) -> dict[int, list[str]]:
@@ -61,10 +68,13 @@ def last_uses(graph: Graph) -> dict[int, list[str]]:
 def step(graph: Graph, node: Node, arrays: Sequence[np.ndarray], numerics: Numerics | None) -> tuple[np.ndarray, ...]:
     """Run one node: float meaning when ``numerics`` is None, else its exact integer meaning."""
     spec = OPS[node.op]
+    in_types, attrs = graph.in_types(node), node.attrs
+    if spec.stretch is not None and arrays[0].shape[0] > in_types[0].shape[0]:
+        attrs = spec.stretch(attrs, arrays[0].shape[0] // in_types[0].shape[0])
     with locate(node):
         if numerics is None:
-            return spec.reference(arrays, node.attrs)
-        return spec.integer(arrays, node.attrs, graph.in_types(node), graph.out_types(node), numerics)
+            return spec.reference(arrays, attrs)
+        return spec.integer(arrays, attrs, in_types, graph.out_types(node), numerics)
 
 
 def run_once(
@@ -117,24 +127,29 @@ def run(
     Raises: UsageError on wrong shapes or dtypes.
     """
     arrays = check_inputs(graph, inputs)
-    unit = graph.tensors[graph.inputs[0]].shape[0]
-    count = arrays[0].shape[0] // unit
-    per_pass = batch_size(graph) if unit == 1 else 1
+    units = [graph.tensors[t].shape[0] for t in graph.inputs]
+    count = arrays[0].shape[0] // units[0]
+    per_pass = batch_size(graph)
     parts: list[dict[str, np.ndarray]] = []
     for start in range(0, count, per_pass):
-        stop = min(count, start + per_pass) * unit
-        feed = {t: a[start * unit : stop] for t, a in zip(graph.inputs, arrays, strict=True)}
+        stop = min(count, start + per_pass)
+        feed = {t: a[start * u : stop * u] for t, a, u in zip(graph.inputs, arrays, units, strict=True)}
         parts.append(run_once(graph, feed, numerics, observe))
-    if not parts:
-        raise UsageError("no samples to run", fix="give at least one sample")
-    return [np.concatenate([p[t] for p in parts]) if len(parts) > 1 else parts[0][t] for t in graph.outputs]
+    return [join([p[t] for p in parts]) for t in graph.outputs]
+
+
+def join(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The results of several passes along axis 0; scalars become a new axis."""
+    if parts[0].ndim == 0:
+        return np.stack(parts)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def check_inputs(graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Validate and cast ``inputs`` to the graph's input types."""
+    """Validate and cast ``inputs`` to the graph's input types; at least one sample, equally many in each input."""
     if len(inputs) != len(graph.inputs):
         raise UsageError(f"the network has {len(graph.inputs)} inputs ({', '.join(graph.inputs)}), got {len(inputs)} arrays")
-    out = []
+    out, counts = [], []
     for name, array in zip(graph.inputs, inputs, strict=True):
         type = graph.tensors[name]
         array = np.asarray(array)
@@ -146,9 +161,16 @@ def check_inputs(graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]
                 fix="give one array per input, first axis = samples",
             )
         dtype = DTYPES[type.dtype]
-        if dtype != np.float32 and array.dtype != dtype:
+        if array.dtype != dtype and (dtype != np.float32 or array.dtype.kind not in "fiub"):
             raise UsageError(f"input '{name}' has dtype {array.dtype}, expected {dtype}")
-        out.append(np.ascontiguousarray(array, dtype))
+        with np.errstate(over="ignore"):  # infinity is refused where it gets a code
+            out.append(np.ascontiguousarray(array, dtype))
+        counts.append(array.shape[0] // type.shape[0])
+    if 0 in counts:
+        raise UsageError("no samples to run", fix="give at least one sample")
+    if len(set(counts)) > 1:
+        said = ", ".join(f"'{t}' {c}" for t, c in zip(graph.inputs, counts, strict=True))
+        raise UsageError(f"the inputs hold different numbers of samples: {said}", fix="give every input the same number")
     return out
 
 

@@ -375,5 +375,5 @@ def test_quantize_ties():
 
 def test_p2_boundary_rules_split_each_sample_into_blocks_of_8():
     x = np.full((2, 11), 0.5, np.float32)
-    (got,) = OPS["quantize"].integer((x,), NoAttrs(), (), (act(x.shape, 1.0, 0),), numerics(quantize="P2"))
+    (got,) = OPS["quantize"].integer((x,), NoAttrs(), (), (act((1, 11), 1.0, 0),), numerics(quantize="P2"))
     assert got.tolist() == [[0] * 8 + [1] * 3] * 2
