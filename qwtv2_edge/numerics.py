@@ -10,6 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qwtv2_edge.ir.graph import Graph, Node
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,7 @@ class Numerics:
         versions: the versions it was proved on, e.g. {"ai-edge-litert": "2.3.0"}.
         rules: IR op -> named rule.
         bounds: IR op -> largest known difference in output LSB, for the ops where exactness can't hold.
+        refuses: IR op -> why this runtime can't execute it (no kernel, or one that computes something else).
         promise: "exact", or "bound" when even exact ops are only measured.
         runner: key of the runner that executes it on this machine, see ``runners/host.py``.
     """
@@ -33,9 +38,26 @@ class Numerics:
     versions: Mapping[str, str]
     rules: Mapping[str, str]
     bounds: Mapping[str, int] = field(default_factory=dict)
+    refuses: Mapping[str, str] = field(default_factory=dict)
     promise: str = "exact"
     runner: str = ""
 
     def rule(self, op: str) -> str:
         """The named rule for ``op``; "" for ops that have a single meaning everywhere (data movement)."""
         return self.rules.get(op, "")
+
+    def refusals(self, graph: Graph) -> tuple[tuple[Node, str], ...]:
+        """The nodes of ``graph`` that this runtime can't execute, each with the reason."""
+        found = ((n, self.refuses.get(rule_key(graph, n)) or self.refuses.get(n.op)) for n in graph.nodes)
+        return tuple((n, reason) for n, reason in found if reason)
+
+
+def rule_key(graph: Graph, node: Node) -> str:
+    """The key of a node in ``rules`` and ``refuses``: its op, marked where its weights are packed 4-bit codes."""
+    packed = len(node.inputs) > 1 and graph.tensors[node.inputs[1]].dtype == "int4"
+    return packed_key(node.op) if packed else node.op
+
+
+def packed_key(op: str) -> str:
+    """Key of ``op`` with packed 4-bit weights; runtimes often have another kernel for them."""
+    return f"{op}:int4"

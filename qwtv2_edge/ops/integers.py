@@ -402,7 +402,17 @@ def _avg_pool_depthwise(x: np.ndarray, attrs: Any, in_type: TensorType, out_type
     return fp.to_codes(fp.requantize(total, scale, "F32E"), out_type.zero_point)
 
 
-AVG_POOL_RULES = {"TFLITE": _avg_pool_tflite, "DEPTHWISE_F32E": _avg_pool_depthwise}
+def _avg_pool_depthwise_or_tflite(x: np.ndarray, attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+    """A padded average has no depthwise form, because its divisor changes at the border."""
+    padded = attrs.padding != ((0, 0), (0, 0))
+    return (_avg_pool_tflite if padded else _avg_pool_depthwise)(x, attrs, in_type, out_type)
+
+
+AVG_POOL_RULES = {
+    "TFLITE": _avg_pool_tflite,
+    "DEPTHWISE_F32E": _avg_pool_depthwise,
+    "DEPTHWISE_F32E_OR_TFLITE": _avg_pool_depthwise_or_tflite,
+}
 
 
 def avg_pool_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
@@ -431,7 +441,21 @@ def _sum_xnn(total, count, in_type, out_type, special):
     return fp.to_codes(fp.sum_xnn(total, count, in_type.scale, in_type.zero_point, out_type.scale, out_type.zero_point), 0)
 
 
-REDUCE_RULES = {"mean": {"REF": _mean_ref, "XNN": _mean_xnn, "P2": _mean_p2}, "sum": {"REF": _sum_ref, "XNN": _sum_xnn}}
+def _reduce_one(divides: bool):
+    """One rounding, half up, of the sum of centred codes: what the portable integer program computes."""
+
+    def rule(total, count, in_type, out_type, special):
+        scale = fp.reduction_scale(in_type.scale, out_type.scale, count if divides else 1)
+        value = fp.requantize(total - count * in_type.zero_point, scale, "ONE")
+        return fp.to_codes(value, out_type.zero_point)
+
+    return rule
+
+
+REDUCE_RULES = {
+    "mean": {"REF": _mean_ref, "XNN": _mean_xnn, "P2": _mean_p2, "ONE": _reduce_one(True)},
+    "sum": {"REF": _sum_ref, "XNN": _sum_xnn, "ONE": _reduce_one(False)},
+}
 
 
 def reduction(op: str):

@@ -430,7 +430,7 @@ def _scheme(op: str, in_types: Types, numerics: Numerics) -> str:
     return scheme
 
 
-def _effective_scale(op: str, scheme: str, in_types: Types, out_type: TensorType) -> np.ndarray:
+def effective_scale(op: str, scheme: str, in_types: Types, out_type: TensorType) -> np.ndarray:
     quantization = in_types[1].quantization
     assert quantization is not None
     if op == "fully_connected" and scheme != "F64" and scheme != "F32E" and len(quantization.scale) == 1:
@@ -448,7 +448,7 @@ def requantize_output(op: str, acc: np.ndarray, attrs: Any, in_types: Types, out
     """
     scheme, out_type = _scheme(op, in_types, numerics), out_types[0]
     low, high = output_bounds(attrs.activation, out_type, numerics)
-    scale = _effective_scale(op, scheme, in_types, out_type)
+    scale = effective_scale(op, scheme, in_types, out_type)
     raw = np.array(acc, np.float64, order="C").reshape(-1)
     bound = int(max(raw.max(initial=0), -raw.min(initial=0)))
     offset = np.zeros(acc.shape[-1], I)
@@ -467,7 +467,7 @@ def integer_rule(op: str):
 
         def make() -> fp.Requantizer:
             low, high = output_bounds(attrs.activation, out_type, numerics)
-            scale = _effective_scale(op, scheme, in_types, out_type)
+            scale = effective_scale(op, scheme, in_types, out_type)
             return fp.Requantizer.prepare(scheme, scale, weights.offset, out_type.zero_point, low, high, weights.bound)
 
         extra = (op, scheme, attrs, numerics.rule("activation"))
