@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from qwtv2_edge.errors import EmitError
-
 from qwtv2_edge_executorch.format import aligned, encode_program, pack
 
 #: the release series whose runtime these programs are proved on
@@ -170,10 +169,10 @@ class ProgramBuilder:
         self._instruction("KernelCall", {"op_index": index, "args": [*args, out, out]})
         return out
 
-    def delegate(self, backend: str, blob: bytes, args: Sequence[int], name: str) -> None:
-        """Run a delegate blob on ``args`` (inputs, then outputs; the blob says which is which)."""
+    def delegate(self, backend: str, blob: bytes, args: Sequence[int], ops: Iterable[str]) -> None:
+        """Run a delegate blob on ``args`` (inputs, then outputs; the blob says which is which). ops: what is in it."""
         self._delegates.append((backend, blob))
-        self.called.append(name)
+        self.called.extend(f"{backend}[{len(self._delegates) - 1}]::{op}" for op in ops)
         self._instruction("DelegateCall", {"delegate_index": len(self._delegates) - 1, "args": list(args)})
 
     def _instruction(self, kind: str, fields: dict[str, Any]) -> None:

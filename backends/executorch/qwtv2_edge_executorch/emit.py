@@ -1,0 +1,149 @@
+"""Puts a program together: which nodes run in XNNPACK blobs, which as portable kernels, and in what order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from qwtv2_edge.errors import GraphError, Problem, QuantizeError, QwtEdgeError, UnsupportedOpError
+from qwtv2_edge.ir.graph import Graph, Node
+from qwtv2_edge.ir.types import DTYPES
+from qwtv2_edge.numerics import Numerics
+from qwtv2_edge_executorch import portable, xnnpack
+from qwtv2_edge_executorch.program import ProgramBuilder
+
+#: ops that mean the same in XNNPACK and as portable kernels
+SHARED = frozenset({"quantize", "dequantize", "reshape", "transpose", "concat", "slice", "pad", "resize_nearest"})
+#: a blob of shared ops alone, on this many elements at most, costs more as a delegate call than as portable kernels
+SMALL = 4096
+
+
+@dataclass
+class Build:
+    """The outcome: a program, or every reason why there is none."""
+
+    program: ProgramBuilder = field(default_factory=ProgramBuilder)
+    inputs: list[int] = field(default_factory=list)
+    outputs: list[int] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    outside: list[tuple[Node, str]] = field(default_factory=list)
+
+    def finish(self) -> bytes:
+        return self.program.finish(self.inputs, self.outputs)
+
+
+#: the exception a node's emission raised -> reason code
+_CODES: tuple[tuple[type[QwtEdgeError], str], ...] = (
+    (UnsupportedOpError, "op-unsupported"),
+    (QuantizeError, "scale-out-of-range"),
+    (GraphError, "not-expressible"),
+)
+
+
+def build(graph: Graph, numerics: Numerics, *, delegate: bool) -> Build:
+    """Emit ``graph`` node by node; a node that can't be emitted becomes a Problem and the rest is still looked at."""
+    result = Build()
+    b = result.program
+    values = {t: b.tensor(graph.tensors[t].shape, DTYPES[graph.tensors[t].dtype]) for t in graph.inputs}
+    result.inputs = [values[t] for t in graph.inputs]
+    kernels = portable.Portable(graph, numerics, b, values)
+    sound = [n for n in graph.nodes if not _reject(result, graph, n)]
+    if result.problems:
+        # the nodes that pass are still tried one by one, each on inputs of its own
+        for node in sound:
+            _try_alone(result, graph, node, numerics, delegate)
+        return result
+
+    refused = {n.name: (xnnpack.refusal(graph, n) if delegate else "portable") for n in graph.nodes}
+    if delegate:
+        result.outside = [(n, refused[n.name]) for n in graph.nodes if refused[n.name]]
+    for stage, delegated in stages(graph, {name for name, why in refused.items() if not why}):
+        if delegated:
+            _delegate(result, graph, stage, values)
+        else:
+            for node in stage:
+                _guard(result, node, lambda node=node: kernels.emit(node))
+                if node.outputs[0] not in values:
+                    type = graph.tensors[node.outputs[0]]
+                    values[node.outputs[0]] = b.tensor(type.shape, DTYPES[type.dtype])
+    result.outputs = [kernels.value(t) for t in graph.outputs]
+    return result
+
+
+def stages(graph: Graph, delegated: set[str]) -> list[tuple[list[Node], bool]]:
+    """Cut the nodes into stages that alternate between delegate and kernels, each as large as it can be."""
+    done = {*graph.inputs, *graph.constants}
+    left = list(graph.nodes)
+    out: list[tuple[list[Node], bool]] = []
+    inside = bool(delegated)
+    while left:
+        stage, rest = [], []
+        for node in left:
+            if (node.name in delegated) == inside and all(t in done for t in node.inputs):
+                stage.append(node)
+                done.update(node.outputs)
+            else:
+                rest.append(node)
+        if stage:
+            small = all(n.op in SHARED and graph.tensors[n.outputs[0]].size <= SMALL for n in stage)
+            out.append((stage, inside and not (small and len(stage) < len(graph.nodes))))
+        left, inside = rest, not inside
+    return out
+
+
+def _delegate(result: Build, graph: Graph, stage: Sequence[Node], values: dict[str, int]) -> None:
+    made = {t for n in stage for t in n.outputs}
+    read = dict.fromkeys(t for n in stage for t in n.inputs if t not in made and t not in graph.constants)
+    names = {n.name for n in stage}
+    needed = {*graph.outputs, *(t for n in graph.nodes if n.name not in names for t in n.inputs)}
+    given = [t for n in stage for t in n.outputs if t in needed]
+    blob = xnnpack.Blob(graph, tuple(read), tuple(given))
+    for node in stage:
+        _guard(result, node, lambda node=node: xnnpack.EMITTERS[node.op](blob, node))
+    for t in given:
+        values[t] = result.program.tensor(graph.tensors[t].shape, DTYPES[graph.tensors[t].dtype])
+    if not result.problems:
+        kinds = [node["xnode_union"][0] for node in blob.nodes]
+        result.program.delegate("XnnpackBackend", blob.encode(), [values[t] for t in (*read, *given)], kinds)
+
+
+def _try_alone(result: Build, graph: Graph, node: Node, numerics: Numerics, delegate: bool) -> None:
+    if delegate and not xnnpack.refusal(graph, node):
+        inputs = tuple(t for t in node.inputs if t not in graph.constants)
+        blob = xnnpack.Blob(graph, inputs, node.outputs)
+        _guard(result, node, lambda: xnnpack.EMITTERS[node.op](blob, node))
+        return
+    b = ProgramBuilder()
+    types = {t: graph.tensors[t] for t in node.inputs if t not in graph.constants}
+    values = {t: b.tensor(type.shape, DTYPES[type.dtype]) for t, type in types.items()}
+    _guard(result, node, lambda: portable.Portable(graph, numerics, b, values).emit(node))
+
+
+def _reject(result: Build, graph: Graph, node: Node) -> bool:
+    """Reasons that hold before any emission."""
+    found = []
+    if node.op not in portable.EMITTERS:
+        found.append(("op-unsupported", f"{node.op} has no integer form", "quantize the graph with qwtv2_edge.quantize"))
+    activations = [t for t in (*node.inputs, *node.outputs) if t not in graph.constants]
+    for tensor in activations:
+        type = graph.tensors[tensor]
+        boundary = node.op in ("quantize", "dequantize", "reshape", "transpose")
+        if type.dtype == "int8" and type.quantization is not None and len(type.quantization.scale) == 1:
+            continue
+        if not (type.dtype == "float32" and boundary):
+            found.append(("dtype-unsupported", f"tensor '{tensor}' is {type.dtype}", "use 8-bit activations quantized per tensor"))
+    if node.op == "concat":
+        params = {graph.tensors[t].quantization for t in (*node.inputs, *node.outputs)}
+        if len(params) > 1:
+            found.append(("quantization-differs", "its tensors differ in scale or zero point", "give them one quantization"))
+    for code, message, fix in found:
+        result.problems.append(Problem(code, node.name, str(node.location), message, fix))
+    return bool(found)
+
+
+def _guard(result: Build, node: Node, emit) -> None:
+    try:
+        emit()
+    except QwtEdgeError as error:
+        code = next((code for type, code in _CODES if isinstance(error, type)), "not-expressible")
+        result.problems.append(Problem(code, node.name, str(node.location), error.message, error.fix))

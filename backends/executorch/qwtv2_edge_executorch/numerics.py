@@ -1,0 +1,76 @@
+"""What the ExecuTorch runtimes compute, op by op.
+
+X: google/XNNPACK 1adaa7c709, which ExecuTorch 1.4.1 pins. Conditions inside a rule ("..._OR_...") name what
+runs where XNNPACK refuses a node: portable integer kernels in the same program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from qwtv2_edge.numerics import Numerics
+
+VERSIONS = MappingProxyType({"executorch": "1.4.1"})
+
+XNNPACK_RULES: Mapping[str, str] = {
+    **dict.fromkeys(("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected"), "F32E"),  # X src/qs8-qc8w-*
+    **dict.fromkeys(("add", "sub"), "Q20_OR_LSHIFT20"),  # X src/microparams-init.c :: xnn_init_qs8_add_minmax_scalar_params
+    "mul": "F32E_OR_REF_F32",  # X src/microparams-init.c :: xnn_init_qs8_mul_minmax_scalar_params
+    "mean": "XNN",  # X src/operators/reduce-nd.c
+    "sum": "ONE",  # portable kernels
+    "avg_pool2d": "DEPTHWISE_F32E_OR_TFLITE",  # X src/qs8-qc8w-dwconv; padded windows on portable kernels
+    "softmax": "TABLE",  # portable kernels
+    **dict.fromkeys(("relu", "relu6", "clamp", "activation"), "XNN"),  # X src/xnnpack/requantization.h :: xnn_qs8_quantize
+    **dict.fromkeys(("logistic", "tanh", "elu", "hard_swish"), "LUT_XNN"),  # X src/reference/unary-elementwise.cc
+    "leaky_relu": "XNN8_OR_REF",  # X src/microparams-init.c :: xnn_init_qs8_lrelu_scalar_params
+    "prelu": "REF_F32",  # a table on portable kernels
+    "resize_bilinear": "XNN",  # X src/indirection.c :: xnn_indirection_init_resize_bilinear2d_hwc_q11
+    "quantize": "RNE",  # X src/f32-qs8-vcvt
+    "dequantize": "EXACT",  # X src/qs8-f32-vcvt
+    "requantize": "Q8_OR_REF",  # X src/qs8-vcvt
+}
+
+#: the integer program of ``portable.py``: where a rule is a choice of ours, it is TFLite's, so that formats agree
+PORTABLE_RULES: Mapping[str, str] = {
+    **dict.fromkeys(("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected"), "ONE"),
+    **dict.fromkeys(("add", "sub"), "Q20_OR_LSHIFT20"),
+    "mul": "ONE_F32",
+    "mean": "ONE",
+    "sum": "ONE",
+    "avg_pool2d": "TFLITE",
+    "softmax": "TABLE",
+    **dict.fromkeys(("relu", "relu6", "clamp", "activation"), "TFLITE"),
+    **dict.fromkeys(("logistic", "tanh", "elu"), "LUT_TFLITE"),
+    "hard_swish": "TFLITE",
+    "leaky_relu": "REF",
+    "prelu": "REF_F32",
+    "resize_bilinear": "TFLITE",
+    "quantize": "RNE",
+    "dequantize": "EXACT",
+    "requantize": "REF",
+}
+
+
+def _numerics(name: str, target: str, runtime: str, rules: Mapping[str, str]) -> Numerics:
+    return Numerics(name, target, runtime, VERSIONS, MappingProxyType(dict(rules)), runner="executorch")
+
+
+_XNNPACK = "ExecuTorch, XNNPACK delegate (portable integer kernels for what it leaves)"
+
+NUMERICS: Mapping[str, Numerics] = MappingProxyType(
+    {
+        n.name: n
+        for n in (
+            _numerics("executorch-xnnpack", "executorch-xnnpack", _XNNPACK, XNNPACK_RULES),
+            _numerics(
+                "executorch-xnnpack@aarch64",
+                "executorch-xnnpack",
+                _XNNPACK + ", 64-bit ARM",
+                # X src/microparams-init.c :: xnn_init_qs8_mul_minmax_rndnu_neon_params
+                {**XNNPACK_RULES, "mul": "RNDNU_OR_REF_F32"},
+            ),
+            _numerics("executorch-portable", "executorch-portable", "ExecuTorch, portable kernels, integer program", PORTABLE_RULES),
+        )
+    }
+)
