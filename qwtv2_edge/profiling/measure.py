@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from qwtv2_edge.backends import TARGETS, Artifact, get_numerics
+from qwtv2_edge.backends import TARGETS, Artifact, get_numerics, load
 from qwtv2_edge.data import open_data
-from qwtv2_edge.errors import UsageError
+from qwtv2_edge.errors import QwtEdgeError, UsageError
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.ir.types import CODE_BOUNDS
 from qwtv2_edge.profiling.report import Device, Latency, ProfileReport
@@ -65,7 +65,8 @@ def profile(
         device: "host".
         threads: for the runtime's kernels.
         runs: timed invocations; about two seconds' worth if None.
-        graph: the integer graph behind the artifact, to compare this run's outputs with the simulator.
+        graph: the integer graph behind the artifact, to compare this run's outputs with the simulator; a ``.tflite`` is
+            read for it where none is given.
         numerics: whose runtime to time; the target's fastest if None.
     Raises: UsageError: unknown device, numerics, file or inputs; MissingToolError; RunError.
     """
@@ -88,7 +89,7 @@ def profile(
         versions = session.versions
     place = describe_host()
     latency, settled = summarise(timing.ns)
-    match, match_note = _matches(graph, table.name, feed, timing)
+    match, match_note = _matches(graph, target, data, table.name, feed, timing)
     return ProfileReport(
         artifact=name,
         sha256=hashlib.sha256(data).hexdigest(),
@@ -207,10 +208,17 @@ def _random(port: Port, rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal(port.shape).astype(port.dtype)
 
 
-def _matches(graph: Graph | None, numerics: str, feed: Sequence[np.ndarray], timing: Timing) -> tuple[bool | None, str]:
+def _matches(
+    graph: Graph | None, target: str, data: bytes, numerics: str, feed: Sequence[np.ndarray], timing: Timing
+) -> tuple[bool | None, str]:
     """Whether the timed outputs are the simulated ones, or None and why it is not known."""
     if graph is None:
-        return None, "no graph was given to simulate"
+        if target != "tflite":
+            return None, "no graph was given to simulate"
+        try:
+            graph = load("tflite").read(data)
+        except QwtEdgeError as error:
+            return None, f"the file has no integer graph to simulate: {error.message}"
     expected = run(graph, feed, get_numerics(numerics))
     return not compare_all(graph, graph.outputs, expected, timing.outputs), ""
 
