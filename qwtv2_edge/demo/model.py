@@ -53,13 +53,13 @@ class DigitsNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(1, 16, 3, 1, 1, bias=False)
-        self.bn = nn.BatchNorm2d(16)
-        self.block1 = Residual(16, 16, 1)
-        self.block2 = Residual(16, 24, 2)
-        self.block3 = Separable(24)
-        self.drop = nn.Dropout(0.1)
-        self.head = nn.Linear(24, 10)
+        self.stem = nn.Conv2d(1, 8, 3, 1, 1, bias=False)
+        self.bn = nn.BatchNorm2d(8)
+        self.block1 = Residual(8, 8, 1)
+        self.block2 = Residual(8, 16, 2)
+        self.block3 = Separable(16)
+        self.drop = nn.Dropout(0.05)
+        self.head = nn.Linear(16, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.bn(self.stem(x)))

@@ -42,7 +42,7 @@ def demo_request() -> Request:
 
 
 def compare_compensation(progress: Progress = silent) -> list[Row]:
-    """W4A8 with minimum and maximum ranges, where compensation has most to repair: none, offset, cwac."""
+    """4-bit weights, where compensation has most to repair: none, offset, cwac."""
     from qwtv2_edge.demo.model import build
     from qwtv2_edge.frontend.torch_export import capture
 

@@ -9,7 +9,7 @@ from math import ceil, floor, isfinite, log10
 from markupsafe import Markup, escape
 
 ROW = 24
-LABEL = 230
+LABEL = 205
 WIDTH = 760
 PLOT_RIGHT = WIDTH - 64
 AXIS = 26
@@ -73,7 +73,7 @@ def dots(rows: Sequence[Row], title: str, unit: str, *, line: tuple[float, str] 
         out.append(f'<line class="reference" x1="{x(line[0])}" x2="{x(line[0])}" y1="{AXIS - 4}" y2="{height - 6}"/>')
     for i, row in enumerate(rows):
         y = AXIS + ROW * i + ROW // 2
-        out.append(f'<text class="label" x="{LABEL - 12}" y="{y + 4}" text-anchor="end">{escape(shorten(row.label, 33))}')
+        out.append(f'<text class="label" x="{LABEL - 12}" y="{y + 4}" text-anchor="end">{escape(shorten(row.label, 28))}')
         out.append(f"<title>{escape(row.label)}</title></text>")
         shown = [m for m in row.marks if isfinite(m.value)]
         if len(shown) > 1:

@@ -41,6 +41,10 @@ def render(report: Mapping[str, Any]) -> str:
         verdict=verdict(report),
         accuracy=charts.accuracy_chart(report["metrics"], report["float_metric"], report["metric"] or ""),
         errors=charts.error_chart(compensation),
+        parity={
+            "names": list(dict.fromkeys(n for p in report["parity"] for n in (p["a"], p["b"]))),
+            "cells": {(p["a"], p["b"]): p for p in report["parity"]},
+        },
         kinds={kind: sum(c["kind"] == kind for c in compensation) for kind in ("cwac", "offset", "none")},
         gated=[c for c in compensation if c["kind"] != report["recipe"]["compensation"]],
     )
