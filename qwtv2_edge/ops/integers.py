@@ -173,12 +173,22 @@ def _hard_swish_tflite(attrs: Any, in_type: TensorType, out_type: TensorType) ->
 # ---------------------------------------------------------------- leaky_relu, clamps, requantize
 
 
-def _leaky_ref(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
-    x = centred_codes(in_type)
-    above = fp.quantize_multiplier(np.float64(F(in_type.scale) / F(out_type.scale)))
-    below = fp.quantize_multiplier(np.float64(F(in_type.scale) * F(attrs.alpha) / F(out_type.scale)))
-    y = np.where(x >= 0, fp.multiply_quantized(x, *above), fp.multiply_quantized(x, *below))
-    return fp.to_codes(y, out_type.zero_point)
+def _leaky(f: type) -> Unary:
+    """Scales divided and multiplied in ``f``. Source: LiteRT tflite/kernels/activations.cc :: LeakyReluPrepare (float32);
+    tflite-micro tensorflow/lite/micro/kernels/leaky_relu_common.cc (float64)"""
+
+    def rule(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+        x = centred_codes(in_type)
+        s_in, alpha, s_out = (f(F(v)) for v in (in_type.scale, attrs.alpha, out_type.scale))
+        above = fp.quantize_multiplier(np.float64(s_in / s_out))
+        below = fp.quantize_multiplier(np.float64(s_in * alpha / s_out))
+        y = np.where(x >= 0, fp.multiply_quantized(x, *above), fp.multiply_quantized(x, *below))
+        return fp.to_codes(y, out_type.zero_point)
+
+    return rule
+
+
+_leaky_ref = _leaky(F)
 
 
 def _leaky_xnn8(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
@@ -240,7 +250,7 @@ UNARY_RULES: dict[str, dict[str, Unary]] = {
     "tanh": {**_float_rules(_tanh, _tanh), "FIXED_TFLM": _fixed_tflm(fp.tanh_fixed, 24)},
     "elu": _float_rules(_elu, _elu),
     "hard_swish": {"TFLITE": _hard_swish_tflite, **_float_rules(_hard_swish_float, _hard_swish_float)},
-    "leaky_relu": {"REF": _leaky_ref, "XNN8": _leaky_xnn8, "XNN8_OR_REF": _leaky_xnn8_or_ref},
+    "leaky_relu": {"REF": _leaky_ref, "REF_F64": _leaky(np.float64), "XNN8": _leaky_xnn8, "XNN8_OR_REF": _leaky_xnn8_or_ref},
     "requantize": {
         "REF": _requantize_ref,
         "Q8": _requantize_q8,

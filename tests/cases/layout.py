@@ -28,6 +28,7 @@ def cases() -> list[Case]:
         ((1, 4, 4, 2, 3), (0, 1, 2, 4, 3)),
         ((1, 2, 3, 2, 2, 5), (0, 1, 3, 2, 4, 5)),
         ((1, 2, 3, 4, 2, 2), (0, 1, 4, 2, 5, 3)),
+        ((1, 2, 3, 4, 2, 5), (0, 5, 4, 3, 2, 1)),
     ):
         out.append(_same(f"transpose-{'x'.join(map(str, shape))}-{''.join(map(str, perm))}", "transpose", TransposeAttrs(perm), [shape], rng))
     out.append(_same("concat-2", "concat", ConcatAttrs(3), [(1, 3, 4, 5), (1, 3, 4, 2)], rng))

@@ -35,5 +35,5 @@ def cases() -> list[Case]:
         out.append(weighted_case(f"fc-gain-{gain:g}", "fully_connected", FullyConnectedAttrs(), (1, 24), (9, 24), 0, 0, rng, RANDOM, gain=gain))
     for per_tensor in (False, True):
         label = f"fc-int4-{'per-tensor' if per_tensor else 'per-channel'}"
-        out.append(weighted_case(label, "fully_connected", FullyConnectedAttrs(), (1, 15), (6, 15), 0, 0, rng, RANDOM, bits=4, per_tensor=per_tensor))
+        out.append(weighted_case(label, "fully_connected", FullyConnectedAttrs(), (1, 18), (6, 18), 0, 0, rng, RANDOM, bits=4, per_tensor=per_tensor))
     return out

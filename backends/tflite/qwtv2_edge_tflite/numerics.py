@@ -12,24 +12,23 @@ import platform
 from qwtv2_edge.numerics import Numerics
 
 LITERT = {"ai-edge-litert": "2.3.0"}
-TENSORFLOW = {"tensorflow": "2.21.0"}
 
 REFERENCE = {
     "conv2d": "REF",  # K/internal/reference/integer_ops/conv.h :: ConvPerChannel
     "depthwise_conv2d": "REF",  # K/internal/reference/integer_ops/depthwise_conv.h
     "transpose_conv2d": "REF",  # K/internal/reference/integer_ops/transpose_conv.h
     "fully_connected": "F64",  # K/internal/reference/integer_ops/fully_connected.h, overload with float scales (from 1.4)
+    "conv2d:int4": "REF",  # K/conv.cc :: EvalQuantizedPerChannel, unpacked first
+    "fully_connected:int4": "F64",  # K/fully_connected.cc, unpacked first
     "activation": "TFLITE",  # K/kernel_util.cc :: CalculateActivationRangeQuantizedImpl
     "add": "LSHIFT20",  # K/internal/reference/integer_ops/add.h
     "sub": "LSHIFT20",  # K/internal/reference/sub.h
     "mul": "REF_F32",  # K/mul.cc :: Prepare, K/internal/reference/integer_ops/mul.h
     "mean": "REF",  # K/internal/reference/reduce.h :: QuantizedMeanOrSum
-    "sum": "REF",  # K/internal/reference/reduce.h :: QuantizedMeanOrSum
     "avg_pool2d": "TFLITE",  # K/internal/reference/integer_ops/pooling.h :: AveragePool
     "softmax": "FIXED",  # K/internal/reference/softmax.h
     "logistic": "LUT_TFLITE",  # K/activations.cc, K/internal/common.h :: LUTPopulateInt8
     "tanh": "LUT_TFLITE",  # K/activations.cc, K/internal/common.h :: LUTPopulateInt8
-    "elu": "LUT_TFLITE",  # K/activations.cc :: EluPrepare
     "hard_swish": "TFLITE",  # K/internal/reference/hard_swish.h
     "leaky_relu": "REF",  # K/internal/reference/leaky_relu.h :: QuantizeLeakyRelu
     "prelu": "REF_F32",  # K/activations.cc :: PreluPrepare, K/internal/reference/prelu.h
@@ -49,10 +48,18 @@ BUILTIN_X86 = {
     "depthwise_conv2d": "UP2",  # K/internal/optimized/optimized_ops.h :: Quantize (REF for the last channels mod 8)
     "transpose_conv2d": "UP2",  # the same
     "fully_connected": "UP2",  # ruy/kernel_avx512.cc
+    "conv2d:int4": "UP2",  # K/conv.cc :: EvalQuantizedPerChannel, unpacked first
+    "depthwise_conv2d:int4": "UP2",  # K/depthwise_conv.cc, unpacked first
+    "fully_connected:int4": "UP2",  # K/fully_connected.cc, unpacked first
+    "sum": "REF",  # K/internal/optimized/reduce.h :: QuantizedMeanOrSum
+    "elu": "LUT_TFLITE",  # K/activations.cc :: EluPrepare
     "softmax": "FLOAT_LUT",  # K/internal/optimized/optimized_ops.h :: Softmax
     "quantize": "P2",  # K/internal/optimized/optimized_ops.h :: AffineQuantize
     "dequantize": "P2",  # K/internal/optimized/optimized_ops.h :: Dequantize
 }
+
+#: measured; the channels left over from groups of 8 or 16 go through other code than the rest
+BUILTIN_BOUNDS = {op: 1 for op in ("conv2d", "depthwise_conv2d", "transpose_conv2d", "requantize", "mean", "softmax", "dequantize")}
 
 BUILTIN_ARM = {
     **BUILTIN_X86,
@@ -67,11 +74,15 @@ XNNPACK_X86 = {
     "depthwise_conv2d": "F32E",  # the same
     "transpose_conv2d": "F32E",  # X/operators/deconvolution-nhwc.c
     "fully_connected": "F32E",  # X/operators/fully-connected-nc.c
+    "conv2d:int4": "UP2",  # left to the built-ins, as in BUILTIN_X86
+    "depthwise_conv2d:int4": "UP2",  # left to the built-ins, as in BUILTIN_X86
+    "fully_connected:int4": "F32E",  # X/operators/fully-connected-nc.c, qs8_qc4w
     "activation": "XNN",  # X/xnnpack/requantization.h :: xnn_qs8_quantize
     "add": "Q20_OR_LSHIFT20",  # X/microparams-init.c :: xnn_init_qs8_add_minmax; D :: VisitAddNode
     "sub": "Q20_OR_LSHIFT20",  # X/microparams-init.c :: xnn_init_qs8_add_minmax; D :: VisitSubNode
     "mul": "F32E_OR_REF_F32",  # X/microparams-init.c :: xnn_init_qs8_mul_minmax; D :: VisitMulNode
     "mean": "XNN",  # X/operators/reduce-nd.c
+    "sum": "XNN",  # X/operators/reduce-nd.c
     "softmax": "FLOAT_LUT",  # left to K/internal/optimized/optimized_ops.h :: Softmax
     "logistic": "LUT_XNN",  # X/reference/unary-elementwise.cc
     "tanh": "LUT_XNN",  # X/reference/unary-elementwise.cc
@@ -94,7 +105,24 @@ MICRO = {
     "mul": "REF_F64",  # M/mul_common.cc :: CalculateOpDataMul
     "logistic": "FIXED_TFLM",  # M/logistic_common.cc, I/reference/integer_ops/logistic.h
     "tanh": "FIXED_TFLM",  # M/tanh.cc, I/reference/integer_ops/tanh.h
+    "sum": "REF",  # M/reduce_common.cc :: EvalSumHelper
+    "elu": "LUT_TFLITE",  # M/elu.cc
+    "leaky_relu": "REF_F64",  # M/leaky_relu_common.cc :: CalculateOpDataLeakyRelu
+    "depthwise_conv2d:int4": "REF",  # M/depthwise_conv.cc, unpacked first
+    "fully_connected:int4": "REF",  # M/fully_connected.cc, unpacked first
     "prelu": "REF_F64",  # M/prelu_common.cc :: CalculatePreluParams
+}
+
+#: what runtimes have no kernel for, or one that computes something else
+REFUSES_REFERENCE = {
+    "sum": "TFLite's reference kernel for int8 SUM gives wrong results",
+    "elu": "TFLite's reference resolver has no ELU",
+    "depthwise_conv2d:int4": "TFLite's reference resolver has no depthwise kernel for packed 4-bit weights",
+}
+REFUSES_2_14 = {
+    **REFUSES_REFERENCE,
+    "conv2d:int4": "tflite-runtime 2.14's reference resolver has no kernel for packed 4-bit weights",
+    "fully_connected:int4": "tflite-runtime 2.14's reference resolver has no kernel for packed 4-bit weights",
 }
 
 ARM = platform.machine() in ("aarch64", "arm64")
@@ -111,13 +139,14 @@ def _xnnpack(name: str, family: str, runtime: str, versions: dict[str, str], run
     rules = XNNPACK_ARM if family == "aarch64" else XNNPACK_X86
     # aarch64 builds look exponentials up with 16 bits: K/internal/optimized/optimized_ops.h :: SoftmaxInt8LUT
     bounds = {"softmax": 1} if family == "aarch64" else {}
+    bounds["depthwise_conv2d:int4"] = 1  # UP2 for whole groups of 8 channels, REF for the rest
     return _row(name, runtime, versions, rules, runner if family == FAMILY else "", bounds=bounds)
 
 
 NUMERICS: dict[str, Numerics] = {
     n.name: n
     for n in (
-        _row("litert-reference", "LiteRT, reference kernels", LITERT, REFERENCE, "litert-reference"),
+        _row("litert-reference", "LiteRT, reference kernels", LITERT, REFERENCE, "litert-reference", refuses=REFUSES_REFERENCE),
         _xnnpack("litert-xnnpack", FAMILY, "LiteRT, XNNPACK delegate", LITERT, "litert-xnnpack"),
         _xnnpack("litert-xnnpack@x86_64", "x86_64", "LiteRT, XNNPACK delegate", LITERT, "litert-xnnpack"),
         _xnnpack("litert-xnnpack@aarch64", "aarch64", "LiteRT, XNNPACK delegate", LITERT, "litert-xnnpack"),
@@ -128,6 +157,7 @@ NUMERICS: dict[str, Numerics] = {
             BUILTIN_ARM if ARM else BUILTIN_X86,
             "litert-builtin",
             promise="bound",
+            bounds=BUILTIN_BOUNDS,
         ),
         _row(
             "tflite-2.14-reference",
@@ -135,9 +165,8 @@ NUMERICS: dict[str, Numerics] = {
             {"tflite-runtime": "2.14.0"},
             {**REFERENCE, "fully_connected": "REF"},  # 2.14's overload without float scales
             "tflite-2.14-reference",
+            refuses=REFUSES_2_14,
         ),
         _row("tflite-micro", "TFLite Micro, reference kernels", {"tflite-micro": "0.dev20261023182759"}, MICRO, "tflite-micro"),
-        _row("tensorflow-reference", "TensorFlow Lite, reference kernels", TENSORFLOW, REFERENCE, "tensorflow-reference"),
-        _xnnpack("tensorflow-xnnpack", FAMILY, "TensorFlow Lite, XNNPACK delegate", TENSORFLOW, "tensorflow-xnnpack"),
     )
 }

@@ -34,6 +34,8 @@ ACTIVATION_ENUM = {"none": "NONE", "relu": "RELU", "relu6": "RELU6", "relu_n1_to
 
 Pair = tuple[int, int]
 
+INT16_MAX = 32767
+
 
 @dataclass
 class Emission:
@@ -73,6 +75,12 @@ class Emission:
         name = self.free(hint)
         array = np.asarray(values, {"int32": np.int32, "int8": np.int8}[dtype])
         return self._append(name, TensorRow(name, tuple(array.shape), dtype, quantization, _bytes(array, dtype)))
+
+    def grown(self, name: str, pads: Sequence[Pair]) -> int:
+        """A constant of the graph with zeros around it."""
+        type, array = self.graph.tensors[name], np.pad(self.graph.constants[name], pads)
+        grown = self.free(f"{name}/grown")
+        return self._append(grown, TensorRow(grown, array.shape, type.dtype, type.quantization, _bytes(array, type.dtype)))
 
     def free(self, hint: str) -> str:
         name, i = hint, 1
@@ -186,31 +194,34 @@ def _depthwise(e: Emission, node: Node) -> None:
 
 
 def _transpose_conv(e: Emission, node: Node) -> None:
-    """TRANSPOSE_CONV of the whole scatter output where the crop isn't SAME's, then a SLICE, then the activation."""
+    """TRANSPOSE_CONV of the whole scatter output where the crop isn't SAME's, then a SLICE, then the activation.
+
+    An output that goes on beyond the last tap gets there by zero taps: kernels that are left alone with their own
+    padding arithmetic agree.
+    """
     a, (x, w, _), out = node.attrs, e.graph.in_types(node), e.graph.out_types(node)[0]
-    sizes, same = [], True
-    for i in (0, 1):
-        full = (x.shape[1 + i] - 1) * a.stride[i] + w.shape[1 + i]
-        sizes.append(max(full, a.crop[i][0] + out.shape[1 + i]))
-        same &= a.crop[i][0] == same_padding(out.shape[1 + i], w.shape[1 + i], a.stride[i], 1)[0]
-        same &= x.shape[1 + i] == -(-out.shape[1 + i] // a.stride[i])
-    whole = (out.shape[0], *sizes, out.shape[3])
-    if same:
-        whole = out.shape
-    steps = [a.activation != "none", whole != out.shape]
+    extra = [max(0, -after) for _, after in a.crop]
+    kernel = [w.shape[1 + i] + extra[i] for i in (0, 1)]
+    same = all(
+        a.crop[i][0] == same_padding(out.shape[1 + i], kernel[i], a.stride[i], 1)[0]
+        and x.shape[1 + i] == -(-out.shape[1 + i] // a.stride[i])
+        for i in (0, 1)
+    )
+    sizes = [(x.shape[1 + i] - 1) * a.stride[i] + kernel[i] for i in (0, 1)]
+    whole = out.shape if same else (out.shape[0], *sizes, out.shape[3])
+    cropped, active = whole != out.shape, a.activation != "none"
+    weights = e.use(node.inputs[1]) if extra == [0, 0] else e.grown(node.inputs[1], ((0, 0), (0, extra[0]), (0, extra[1]), (0, 0)))
     last = e.use(node.outputs[0])
-    target = e.temporary(f"{node.name}/full", whole, out) if any(steps) else last
+    target = e.temporary(f"{node.name}/full", whole, out) if cropped or active else last
     e.op(
         "TRANSPOSE_CONV",
-        (e.constant(f"{node.name}/shape", whole, "int32"), e.use(node.inputs[1]), e.use(node.inputs[0]), e.bias(node.inputs[2], x, w)),
+        (e.constant(f"{node.name}/shape", whole, "int32"), weights, e.use(node.inputs[0]), e.bias(node.inputs[2], x, w)),
         target, "TransposeConvOptions", Padding=enum("Padding", "SAME" if same else "VALID"), StrideW=a.stride[1], StrideH=a.stride[0],
     )  # fmt: skip
-    if whole != out.shape:
-        cropped = e.temporary(f"{node.name}/cropped", out.shape, out) if steps[0] else last
-        begin = (0, a.crop[0][0], a.crop[1][0], 0)
-        _slice_to(e, node.name, target, cropped, begin, out.shape)
-        target = cropped
-    if steps[0]:
+    if cropped:
+        source, target = target, e.temporary(f"{node.name}/cropped", out.shape, out) if active else last
+        _slice_to(e, node.name, source, target, (0, a.crop[0][0], a.crop[1][0], 0), out.shape)
+    if active:
         _clamp_to(e, node.name, target, last, out, *ACTIVATIONS[a.activation])
 
 
@@ -220,13 +231,21 @@ def _slice_to(e: Emission, name: str, source: int, target: int, begin: Sequence[
 
 
 def _fully_connected(e: Emission, node: Node) -> None:
+    """On two axes only: tflite-runtime 2.14's reference kernel is wrong on more."""
     x, w, _ = e.graph.in_types(node)
-    keep = len(x.shape) > 2
+    out, source, target = e.graph.out_types(node)[0], e.use(node.inputs[0]), e.use(node.outputs[0])
+    flat = len(x.shape) == 2
+    if not flat:
+        rows = prod(x.shape[:-1])
+        rowed = e.temporary(f"{node.name}/rows", (rows, x.shape[-1]), x)
+        _reshape_to(e, f"{node.name}/rows", source, rowed, (rows, x.shape[-1]))
+        source, target = rowed, e.temporary(f"{node.name}/flat", (rows, w.shape[0]), out)
     e.op(
-        "FULLY_CONNECTED", (e.use(node.inputs[0]), *_weighted(e, node)), e.use(node.outputs[0]), "FullyConnectedOptions",
-        version=10 if w.dtype == "int4" else 5 if keep else 4,
-        FusedActivationFunction=_activation(node.attrs.activation), KeepNumDims=keep,
+        "FULLY_CONNECTED", (source, *_weighted(e, node)), target, "FullyConnectedOptions",
+        version=10 if w.dtype == "int4" else 4, FusedActivationFunction=_activation(node.attrs.activation),
     )  # fmt: skip
+    if not flat:
+        _reshape_to(e, node.name, target, e.use(node.outputs[0]), out.shape)
 
 
 # ---------------------------------------------------------------- element by element
@@ -370,21 +389,40 @@ def merged_transpose(shape: Sequence[int], perm: Sequence[int]) -> tuple[list[in
     return sizes or [1], [order.index(g) for g in range(len(groups))] or [0]
 
 
+def transpose_steps(shape: Sequence[int], perm: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """The movement as (shape, perm) steps of at most 4 axes each, to run one after another on reshaped data.
+
+    A step beyond 4 blocks of axes brings the block that comes next in the result to its place.
+    """
+    steps = []
+    shape, perm = merged_transpose(shape, perm)
+    while len(shape) > 4:
+        at = next(i for i, p in enumerate(perm) if p != i)
+        block = perm[at]
+        order = [*range(at), block, *(i for i in range(at, len(shape)) if i != block)]
+        steps.append(merged_transpose(shape, order))
+        shape, perm = merged_transpose([shape[i] for i in order], [order.index(p) for p in perm])
+    if perm != sorted(perm):
+        steps.append((shape, perm))
+    return steps
+
+
 def _transpose(e: Emission, node: Node) -> None:
     x, out = e.graph.in_types(node)[0], e.graph.out_types(node)[0]
     source, target = e.use(node.inputs[0]), e.use(node.outputs[0])
-    shape, perm = merged_transpose(x.shape, node.attrs.perm)
-    if perm == sorted(perm):
+    steps = transpose_steps(x.shape, node.attrs.perm)
+    if not steps:
         _reshape_to(e, node.name, source, target, out.shape)
         return
     if len(x.shape) <= 4:
         e.op("TRANSPOSE", (source, e.constant(f"{node.name}/perm", node.attrs.perm, "int32")), target, "TransposeOptions")
         return
-    merged = e.temporary(f"{node.name}/merged", shape, x)
-    _reshape_to(e, f"{node.name}/merged", source, merged, shape)
-    moved = e.temporary(f"{node.name}/moved", [shape[p] for p in perm], x)
-    e.op("TRANSPOSE", (merged, e.constant(f"{node.name}/perm", perm, "int32")), moved, "TransposeOptions")
-    _reshape_to(e, node.name, moved, target, out.shape)
+    for shape, perm in steps:
+        merged = e.temporary(f"{node.name}/merged", shape, x)
+        _reshape_to(e, f"{node.name}/merged", source, merged, shape)
+        source = e.temporary(f"{node.name}/moved", [shape[p] for p in perm], x)
+        e.op("TRANSPOSE", (merged, e.constant(f"{node.name}/perm", perm, "int32")), source, "TransposeOptions")
+    _reshape_to(e, node.name, source, target, out.shape)
 
 
 def _concat(e: Emission, node: Node) -> None:
@@ -457,14 +495,27 @@ def _int4_limits(graph: Graph, node: Node) -> Iterator[Limit]:
     fix = 'use weight_storage = "int8": the same codes, one per byte, on the fast kernels everywhere'
     if node.op == "transpose_conv2d" or (node.op == "conv2d" and node.attrs.groups > 1):
         yield "int4", f"no runtime has {node.op} kernels for packed 4-bit weights in this form", fix
+    columns = graph.in_types(node)[1].shape[-1]
+    if node.op == "fully_connected" and columns % 2:
+        yield "int4", f"{columns} input features; packed 4-bit rows need an even number", fix
 
 
 def _add_limits(graph: Graph, node: Node) -> Iterator[Limit]:
     yield from _broadcast_limits(graph, node)
     (x, y), out = graph.in_types(node), graph.out_types(node)[0]
-    ratio = max(x.scale, y.scale) / out.scale
-    if not 2 * max(x.scale, y.scale) / (2.0**20 * out.scale) < 1:
-        yield "scale", f"input scale / output scale = {ratio:.6g} is not below 2**19, where TFLite aborts", "widen the output range"
+    largest = 255 * (x.scale + y.scale) / out.scale
+    if not largest < INT16_MAX - 128:
+        message = f"sums reach {largest:.6g} output steps; optimised kernels hold them in 16 bits, and beyond 2**19 TFLite aborts"
+        yield "scale", message, "widen the output range"
+
+
+def _mul_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    yield from _broadcast_limits(graph, node)
+    (x, y), out = graph.in_types(node), graph.out_types(node)[0]
+    ratio = np.float32(x.scale) * np.float32(y.scale) / np.float32(out.scale)
+    if not ratio < 256:
+        message = f"product scale / output scale = {ratio:.6g} is not below 256, XNNPACK's limit; optimised kernels hold results in 16 bits"
+        yield "scale", message, "widen the output range"
 
 
 def _broadcast_limits(graph: Graph, node: Node) -> Iterator[Limit]:
@@ -491,12 +542,6 @@ def _avg_pool_limits(graph: Graph, node: Node) -> Iterator[Limit]:
         yield "padding", f"average over valid taps with padding {a.padding} has no TFLite form", "pad before the pool and count the padding"
 
 
-def _transpose_limits(graph: Graph, node: Node) -> Iterator[Limit]:
-    x = graph.in_types(node)[0]
-    if len(x.shape) > 4 and len(merged_transpose(x.shape, node.attrs.perm)[0]) > 4:
-        yield "rank", f"permutation {node.attrs.perm} of {x.shape} moves more than 4 blocks of axes", "split it into several"
-
-
 def _no_limits(graph: Graph, node: Node) -> Iterator[Limit]:
     return iter(())
 
@@ -519,7 +564,7 @@ RULES: dict[str, Rule] = {
     "fully_connected": Rule(_fully_connected, _weighted_limits),
     "add": Rule(_binary("ADD", "AddOptions"), _add_limits),
     "sub": Rule(_binary("SUB", "SubOptions"), _add_limits),
-    "mul": Rule(_binary("MUL", "MulOptions"), _broadcast_limits),
+    "mul": Rule(_binary("MUL", "MulOptions"), _mul_limits),
     "max_pool2d": Rule(_max_pool),
     "avg_pool2d": Rule(_avg_pool, _avg_pool_limits),
     "mean": Rule(_reduce("MEAN"), _max_rank(4)),
@@ -536,7 +581,7 @@ RULES: dict[str, Rule] = {
     "leaky_relu": Rule(_unary("LEAKY_RELU", "LeakyReluOptions", Alpha=lambda a: a.alpha), _max_rank(6)),
     "prelu": Rule(_prelu, _max_rank(4)),
     "reshape": Rule(_reshape),
-    "transpose": Rule(_transpose, _transpose_limits),
+    "transpose": Rule(_transpose),
     "concat": Rule(_concat, _max_rank(6)),
     "slice": Rule(_slice, _max_rank(4)),
     "pad": Rule(_pad_node, _max_rank(4)),
