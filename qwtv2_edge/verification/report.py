@@ -11,7 +11,7 @@ from qwtv2_edge.errors import MismatchError, MissingToolError, RunError
 from qwtv2_edge.verification.compare import Difference
 
 #: status -> whether it lets a check pass
-STATUSES = {"exact": True, "bound": True, "missing": True, "mismatch": False, "crashed": False}
+STATUSES = {"exact": True, "bound": True, "missing": True, "refused": True, "mismatch": False, "crashed": False}
 
 
 def _number(value: float) -> float | str:
@@ -116,7 +116,7 @@ class NumericsResult:
         max_lsb: the largest difference, in code steps.
         declared_lsb: largest declared bound among the graph's ops, None where every op is promised exact.
         first: the first mismatch, or None.
-        error: why it is missing or crashed, in words; fix: what to do.
+        error: why it is missing, refused (the runtime lacks a kernel) or crashed, in words; fix: what to do.
     """
 
     numerics: str
@@ -157,7 +157,7 @@ class NumericsResult:
     def text(self) -> str:
         """One line, more where something is wrong."""
         head = f"{self.numerics}: {self.status}"
-        if self.status == "missing" or self.status == "crashed":
+        if self.status in ("missing", "refused", "crashed"):
             return f"{head}: {self.error}" + (f"\n  fix   {self.fix}" if self.fix else "")
         head += f", {self.mismatches} of {self.outputs_compared} output values differ over {self.samples} samples"
         if self.mismatches:
@@ -175,7 +175,7 @@ class VerifyReport:
     @property
     def ok(self) -> bool:
         """True when every runtime that is here agreed, and at least one is here."""
-        return all(r.ok for r in self.results.values()) and any(r.status != "missing" for r in self.results.values())
+        return all(r.ok for r in self.results.values()) and any(r.status not in ("missing", "refused") for r in self.results.values())
 
     @property
     def missing(self) -> tuple[str, ...]:

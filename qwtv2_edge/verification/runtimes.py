@@ -13,7 +13,7 @@ from qwtv2_edge.backends import Artifact, get_numerics, numerics_of
 from qwtv2_edge.data import Dataset, open_data, rereadable
 from qwtv2_edge.errors import MissingToolError, RunError, UsageError
 from qwtv2_edge.ir.graph import Graph
-from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.numerics import Numerics, rule_key
 from qwtv2_edge.runners.host import Session
 from qwtv2_edge.simulator.run import batch_size, run
 from qwtv2_edge.verification.bisect import find_culprit
@@ -97,13 +97,18 @@ def _chosen(target: str, names: Iterable[str] | None) -> list[Numerics]:
 def _verify_one(
     graph: Graph, artifact: Artifact, data: Dataset | None, samples: int | None, table: Numerics, progress: Progress | None
 ) -> NumericsResult:
-    declared = [table.bounds[n.op] for n in graph.nodes if n.op in table.bounds]
+    keys = {rule_key(graph, n) for n in graph.nodes}
+    declared = [table.bounds[k] for k in keys if k in table.bounds]
     common: dict[str, Any] = {
         "numerics": table.name,
         "runtime": table.runtime,
         "promise": table.promise,
         "declared_lsb": max(declared, default=None),
     }
+    refused = table.refusals(graph)
+    if refused:
+        node, reason = refused[0]
+        return NumericsResult(**common, status="refused", error=f"{node.op} '{node.name}': {reason}")
     tally = _Tally(graph)
     try:
         with Session(table.runner, artifact.data) as session:
@@ -121,13 +126,15 @@ def _verify_one(
         return NumericsResult(**common, status="missing", error=error.message, fix=error.fix)
     except RunError as error:
         return NumericsResult(**common, **tally.counts(), status="crashed", error=error.message, fix=error.fix)
-    status = "bound" if _within_bound(culprit, table) else "mismatch"
+    status = "bound" if _within_bound(graph, culprit, table) else "mismatch"
     return NumericsResult(**common, **tally.counts(), status=status, first=tally.first(culprit))
 
 
-def _within_bound(culprit: Culprit, table: Numerics) -> bool:
+def _within_bound(graph: Graph, culprit: Culprit, table: Numerics) -> bool:
     """Whether the first differing node is of an op that is declared to differ by that much."""
-    return culprit.difference is not None and not culprit.note and culprit.difference.max_lsb <= table.bounds.get(culprit.op, 0)
+    if culprit.difference is None or culprit.note:
+        return False
+    return culprit.difference.max_lsb <= table.bounds.get(rule_key(graph, graph.node(culprit.node)), 0)
 
 
 class _Tally:

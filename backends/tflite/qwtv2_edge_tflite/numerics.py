@@ -101,7 +101,6 @@ XNNPACK_ARM = {
 MICRO = {
     **REFERENCE,
     "fully_connected": "REF",  # M/fully_connected.cc, I/reference/integer_ops/fully_connected.h
-    "sub": "LSHIFT20_F32",  # M/sub_common.cc :: CalculateOpDataSub
     "mul": "REF_F64",  # M/mul_common.cc :: CalculateOpDataMul
     "logistic": "FIXED_TFLM",  # M/logistic_common.cc, I/reference/integer_ops/logistic.h
     "tanh": "FIXED_TFLM",  # M/tanh.cc, I/reference/integer_ops/tanh.h
@@ -109,7 +108,6 @@ MICRO = {
     "elu": "LUT_TFLITE",  # M/elu.cc
     "leaky_relu": "REF_F64",  # M/leaky_relu_common.cc :: CalculateOpDataLeakyRelu
     "depthwise_conv2d:int4": "REF",  # M/depthwise_conv.cc, unpacked first
-    "fully_connected:int4": "REF",  # M/fully_connected.cc, unpacked first
     "prelu": "REF_F64",  # M/prelu_common.cc :: CalculatePreluParams
 }
 
@@ -119,6 +117,7 @@ REFUSES_REFERENCE = {
     "elu": "TFLite's reference resolver has no ELU",
     "depthwise_conv2d:int4": "TFLite's reference resolver has no depthwise kernel for packed 4-bit weights",
 }
+REFUSES_MICRO = {"fully_connected:int4": "TFLite Micro takes packed 4-bit fully connected weights with one scale only"}
 REFUSES_2_14 = {
     **REFUSES_REFERENCE,
     "conv2d:int4": "tflite-runtime 2.14's reference resolver has no kernel for packed 4-bit weights",
@@ -167,6 +166,6 @@ NUMERICS: dict[str, Numerics] = {
             "tflite-2.14-reference",
             refuses=REFUSES_2_14,
         ),
-        _row("tflite-micro", "TFLite Micro, reference kernels", {"tflite-micro": "0.dev20261023182759"}, MICRO, "tflite-micro"),
+        _row("tflite-micro", "TFLite Micro, reference kernels", {"tflite-micro": "0.dev20261023182759"}, MICRO, "tflite-micro", refuses=REFUSES_MICRO),
     )
 }
