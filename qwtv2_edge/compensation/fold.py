@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qwtv2_edge.errors import CompensationError, locate
-from qwtv2_edge.fixedpoint import round_half_even
+from qwtv2_edge.fixedpoint import quantize_multiplier, round_half_even
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Node
 from qwtv2_edge.ir.types import Quantization
 
@@ -87,7 +87,7 @@ def check_ranges(graph: Graph, node: Node, codes: np.ndarray, scale: np.ndarray,
     effective = x.scale * scale.astype(np.float64) / out.scale
     if effective.min() < MIN_EFFECTIVE_SCALE or effective.max() >= MAX_EFFECTIVE_SCALE:
         raise CompensationError(f"effective scale range [{effective.min():.6g}, {effective.max():.6g}] leaves [2**-31, 2**8)")
-    left = np.maximum(np.frexp(effective)[1], 0)
+    left = np.maximum(quantize_multiplier(effective)[1], 0)
     if (total.astype(np.float64) * np.exp2(left)).max(initial=0) > MAX_ACCUMULATOR:
         raise CompensationError(f"accumulator {int(total.max())} overflows int32 when shifted left by {int(left.max())}")
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qwtv2_edge.fixedpoint import round_half_even
+
 BINS = 4096
 #: values per array that enter a histogram; larger arrays are strided over
 HISTOGRAM_SAMPLES = 1 << 18
@@ -161,7 +163,7 @@ def weight_scale(w: np.ndarray, axis: int, code_max: int, method: str, per_chann
         base = best.copy()
         for c in np.linspace(1.0, 0.3, 71):
             scale = np.where(base > 0, base * c, 1.0)
-            codes = np.clip(np.rint(rows / scale[:, None]), -code_max, code_max)
+            codes = np.clip(round_half_even(rows / scale[:, None]), -code_max, code_max)
             error = np.square(codes * scale[:, None] - rows).sum(1)
             better = error < best_error * (1 - 1e-12)
             best_error = np.where(better, error, best_error)
