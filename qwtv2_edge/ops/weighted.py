@@ -37,6 +37,8 @@ FLOAT32_EXACT = 2**24
 #: float32 elements of one block of unfolded input, and of one block of accumulators
 BLOCK_COLUMNS = 1 << 18
 BLOCK_ACCUMULATORS = 1 << 17
+#: accumulators of one block of depthwise output lines: these pass through the core once per tap
+BLOCK_LINES = 1 << 15
 
 # ---------------------------------------------------------------- scratch memory and prepared weights
 
@@ -70,7 +72,7 @@ def prepared(kind: str, arrays: Sequence[np.ndarray], types: Sequence[TensorType
     value = make()
     if len(_prepared) >= PREPARED_LIMIT:
         _prepared.clear()
-    references = tuple(weakref.ref(a, lambda _, key=key: _prepared.pop(key, None)) for a in arrays)
+    references = tuple(weakref.ref(a, lambda _, key=key, pop=_prepared.pop: pop(key, None)) for a in arrays)
     _prepared[key] = (references, tuple(types), value)  # the types are held, so that their ids stay theirs
     return value
 
@@ -310,7 +312,7 @@ def _depthwise_blocks(x: np.ndarray, w: np.ndarray, attrs, weights: Weights, zer
     line = ow * c
     tiled = prepared("tiled taps", (taps,), (), (ow,), lambda: _freeze(np.tile(taps, (1, 1, ow))))
     images = max(1, min(n, BLOCK_COLUMNS // (ph * pw * c)))
-    lines = oh if images > 1 else max(1, min(oh, (1 << 15) // line))
+    lines = oh if images > 1 else max(1, min(oh, BLOCK_LINES // line))
     row = 0
     for start in range(0, n, images):
         padded = pad_float(x[start : start + images], attrs.padding, zero_point)
