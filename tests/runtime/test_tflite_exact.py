@@ -1,0 +1,109 @@
+"""Simulator equals runtime, on every byte, for every single-op case and every TFLite numerics of this machine."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import CASES, feeds
+from qwtv2_edge_tflite import BACKEND
+
+from qwtv2_edge.backends import emit
+from qwtv2_edge.errors import MissingToolError, UnsupportedOpError
+from qwtv2_edge.numerics import rule_key
+from qwtv2_edge.runners.host import Session, available
+from qwtv2_edge.simulator.run import run
+
+pytestmark = pytest.mark.runtime
+
+HERE = {n.name: n for n in BACKEND.numerics.values() if n.runner and "@" not in n.name}
+#: cases TFLite has no form for, with the code of the reason
+REFUSED = {"add-ratio-100": "scale", "add-ratio-255": "scale", "sub-ratio-100": "scale", "sub-ratio-255": "scale"}
+
+
+@pytest.fixture(scope="module")
+def sessions():
+    """kind -> a runtime process, started once per module."""
+    opened: dict[str, Session] = {}
+
+    def get(kind: str) -> Session:
+        if kind not in opened:
+            opened[kind] = Session(kind)
+        return opened[kind]
+
+    yield get
+    for session in opened.values():
+        session.close()
+
+
+def outcome(case, table, session, rng) -> str:
+    """ "" when every byte agrees, else what differs."""
+    artifact = emit(case.graph, "tflite")
+    x = feeds(case.graph, rng)
+    session.load(artifact.data)
+    actual, expected = session.run(x), run(case.graph, x, table)
+    for name, e, a in zip(case.graph.outputs, expected, actual, strict=True):
+        if e.shape != a.shape or e.dtype != a.dtype:
+            return f"{case.name}: '{name}' is {a.dtype}{a.shape}, expected {e.dtype}{e.shape}"
+        different = e.view(np.uint8) != a.view(np.uint8)
+        if different.any():
+            at = np.unravel_index(int(np.argmax(e != a)), e.shape)
+            lsb = np.abs(e.astype(np.float64) - a).max()
+            bound = table.bounds.get(rule_key(case.graph, case.graph.nodes[0]), 0)
+            if not lsb <= bound:
+                return f"{case.name}: '{name}' at {tuple(map(int, at))}: expected {e[at]}, got {a[at]}; {(e != a).sum()} of {e.size} differ, by {lsb} at most"
+    return ""
+
+
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("numerics", HERE)
+def test_every_case_is_exact(numerics, family, sessions, rng, require):
+    table = HERE[numerics]
+    found, how = available(table.runner)
+    require(table.runner, found, how)
+    session = sessions(table.runner)
+    wrong, ran = [], 0
+    for case in CASES[family]:
+        if case.name in REFUSED or table.refusals(case.graph):
+            continue
+        ran += 1
+        wrong.append(outcome(case, table, session, rng))
+    assert ran > 10
+    assert [w for w in wrong if w] == []
+
+
+@pytest.mark.parametrize("case", [c for cases in CASES.values() for c in cases if c.name in REFUSED], ids=lambda c: c.name)
+def test_what_tflite_has_no_form_for_is_refused(case):
+    with pytest.raises(UnsupportedOpError) as error:
+        emit(case.graph, "tflite")
+    assert [p.code for p in error.value.problems] == [REFUSED[case.name]]
+    assert all(p.fix for p in error.value.problems)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tensorflow-reference", "tensorflow-xnnpack"])
+def test_tensorflow_takes_every_file(kind, sessions, rng, require):
+    """TensorFlow's interpreter loads and runs every file; its reference kernels give LiteRT's bytes."""
+    require("tensorflow")
+    session, table = sessions(kind), HERE["litert-reference"]
+    wrong = []
+    for case in (c for cases in CASES.values() for c in cases if c.name not in REFUSED):
+        if kind == "tensorflow-xnnpack":
+            session.load(emit(case.graph, "tflite").data)
+            assert session.run(feeds(case.graph, rng, 5))[0].size
+        elif not table.refusals(case.graph):
+            wrong.append(outcome(case, table, session, rng))
+    assert [w for w in wrong if w] == []
+
+
+def test_every_rule_has_a_case():
+    """A rule that nothing executes proves nothing."""
+    ops = {n.op for cases in CASES.values() for c in cases for n in c.graph.nodes} | {"activation"}
+    for table in BACKEND.numerics.values():
+        assert {key.split(":")[0] for key in (*table.rules, *table.refuses)} <= ops
+
+
+def test_missing_runtime_is_named(monkeypatch):
+    monkeypatch.setenv("QWTV2_TFLITE_2_14_PYTHON", "/nonexistent/python")
+    with pytest.raises(MissingToolError, match=r"tflite-runtime 2\.14\.0") as error:
+        Session("tflite-2.14-reference")
+    assert "pip install" in error.value.fix
