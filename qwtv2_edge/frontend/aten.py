@@ -291,6 +291,14 @@ def matmul(c: Context, self: Any, other: Any = None, mat2: Any = None) -> Any:
     return linear(c, self, Const(w.array.T, w.name))
 
 
+@rule("bmm")
+def bmm(c: Context, self: Any, mat2: Any) -> Any:
+    """A batch of products; taken where every sample meets the same constant weights."""
+    if isinstance(self, Value) and isinstance(mat2, Const) and np.all(mat2.array == mat2.array[:1]):
+        return linear(c, self, Const(mat2.array[0].T, mat2.name))
+    raise Unsupported("a product of two activations", "matrix products need constant weights on the right", "unsupported-op")
+
+
 @rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
 def batch_norm(
     c: Context,
@@ -429,6 +437,36 @@ def prelu(c: Context, self: Any, weight: Any) -> Any:
         raise Unsupported(f"prelu with {slopes.size} slopes on rank {x.rank}", "ranks 2, 3 and 4 are supported")
     v = c.to_form(x, forms[x.rank])
     return replace(v, tensor=c.emit("prelu", (v.tensor, c.constant(w.name, slopes)), NoAttrs()))
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Where ``of`` is above zero; lives only between a comparison and the ``where`` that reads it."""
+
+    of: Value
+
+
+@rule("gt.Scalar", "gt.Tensor", "ge.Scalar")
+def above(c: Context, self: Any, other: Any) -> Any:
+    if not isinstance(self, Value) or scalar_of(other, np.nan) != 0:
+        raise Unsupported("a comparison", "comparisons have no form here", "unsupported-op")
+    return Mask(self)
+
+
+@rule("where.self")
+def where(c: Context, condition: Any, self: Any, other: Any) -> Any:
+    """where(x > 0, x, slope * x): prelu as core ATen spells it."""
+    if isinstance(condition, Mask) and isinstance(other, Value) and condition.of == self:
+        product = next((n for n in reversed(c.b.nodes) if n.outputs == (other.tensor,)), None)
+        if product is not None and product.op == "mul" and condition.of.tensor in product.inputs:
+            k = next(t for t in product.inputs if t != condition.of.tensor)
+            if k in c.b.constants:
+                slopes = c.b.constants[k]
+                form = c.form_of(other)
+                wide = [form[i] for i, d in enumerate(slopes.shape) if d > 1] if form is not None and slopes.size > 1 else []
+                if wide in ([], [1]):
+                    return prelu(c, self, Const(slopes, k))
+    raise Unsupported("a choice element by element", "use relu, leaky_relu, prelu, or arithmetic", "unsupported-op")
 
 
 def binary(c: Context, op: str, a: Any, b: Any) -> Value:

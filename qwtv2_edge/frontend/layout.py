@@ -236,8 +236,8 @@ class Layouter:
 
     @staticmethod
     def natural_form(v: Value) -> Form:
-        """The full form nearest to how ``v`` lies: axes in the order of their first atoms."""
-        wide = sorted((a for a in range(v.rank) if v.axes[a]), key=lambda a: min(v.axes[a]))
+        """The full form nearest to how ``v`` lies: axes in the order of their largest atoms."""
+        wide = sorted((a for a in range(v.rank) if v.axes[a]), key=lambda a: max(v.axes[a], key=lambda i: (v.sizes[i], -i)))
         for candidate in ([NHWC] if v.rank == 4 else []) + [tuple(range(v.rank))]:
             if [a for a in candidate if v.axes[a]] == wide:
                 return candidate

@@ -47,7 +47,7 @@ def fold_padding(graph: Graph) -> Graph:
             out = OPS[node.op].infer([graph.tensors[t] for t in folded.inputs], folded.attrs)
         except GraphError:
             return node
-        return folded if out[0].shape == graph.tensors[node.outputs[0]].shape else node
+        return fold(folded) if out[0].shape == graph.tensors[node.outputs[0]].shape else node
 
     return _with_nodes(graph, tuple(fold(n) for n in graph.nodes))
 

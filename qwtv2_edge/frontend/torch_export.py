@@ -156,6 +156,10 @@ def _export(torch: ModuleType, module: torch.nn.Module, inputs: tuple[Any, ...])
 
 
 def _functionalise(torch: ModuleType, program: ExportedProgram) -> ExportedProgram:
+    """Take out in-place ops, and break down ops without a rule; costs half a second, so only where it is needed."""
+    calls = [n for n in program.graph.nodes if n.op == "call_function"]
+    if all((_op_name(n) in aten.RULES or _op_name(n) == "getitem") and not _mutates(n) for n in calls):
+        return program
     try:
         with _quiet():
             return program.run_decompositions({})
@@ -163,6 +167,11 @@ def _functionalise(torch: ModuleType, program: ExportedProgram) -> ExportedProgr
         text = str(exc).strip().splitlines() or [type(exc).__name__]
         problem = Problem("export-failed", "", str(_user_frame(torch, exc)), f"{type(exc).__name__}: {text[0]}")
         raise ImportGraphError("torch.export could not make the network functional", (problem,)) from exc
+
+
+def _mutates(node: FxNode) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return bool(schema is not None and schema.is_mutable)
 
 
 def _program_name(program: ExportedProgram) -> str:
@@ -550,8 +559,9 @@ def _lower_node(s: _Lowering, node: FxNode, fold: _Fold | None) -> Any:
             raise Unsupported(f"control flow ({op})", "compute both sides and mix them", "data-dependent-control-flow")
         if op not in aten.RULES:
             raise Unsupported(f"op '{node.target}' has no form here", aten.HINTS.get(op.strip("_").split(".")[0], ""), "unsupported-op")
-        if any(0 in shape for shape in c.out_shapes):
-            raise Unsupported(f"a tensor of shape {c.out_shapes[0]} holds nothing")
+        empty = [shape for shape in c.out_shapes[: 1 if op in aten.READABLE_OUTPUTS else None] if 0 in shape]
+        if empty:
+            raise Unsupported(f"a tensor of shape {empty[0]} holds nothing")
         readable = aten.READABLE_OUTPUTS.get(op)
         if readable is not None:
             for user in node.users:
