@@ -381,37 +381,53 @@ class _Lockstep:
     # ------------------------------------------------------------ the whole network
 
     def finish(self, kind: str) -> FitResult:
-        """Compare the variants' held-out outputs with the float network's and fold the best."""
-        error = {v.kind: self.output_error(v) for v in self.variants}
-        best = min(self.variants, key=lambda v: (error[v.kind], KINDS.index(v.kind)))
+        """Compare the variants' held-out outputs with the float network's and fold the best.
+
+        A variant that folds more must beat the one that folds less by more than the standard error of their paired
+        difference over the held-out samples; with few samples that keeps luck from choosing.
+        """
+        errors = {v.kind: self.output_errors(v) for v in self.variants}
+        best, reason = self.variants[0], ""
+        for v in self.variants[1:]:
+            gain = errors[best.kind] - errors[v.kind]
+            margin = float(gain.std(ddof=1) / np.sqrt(len(gain))) if len(gain) > 1 else 0.0
+            if gain.mean() > margin:
+                best, reason = v, "lowest held-out output error"
+            else:
+                reason = f"'{v.kind}' does not lower the held-out output error of '{best.kind}' by more than one standard error"
         if len(self.variants) == 1:
             reason = "switched off" if kind == "none" else f"fewer than {MIN_SAMPLES} calibration samples: nothing to hold out"
-        elif best.kind == self.variants[-1].kind:
-            reason = "lowest held-out output error"
-        else:
-            reason = f"rolled back: '{best.kind}' has the lower held-out output error"
         report = self.variants[-1].choices
         if best is not self.variants[-1]:
             kept = {c.node: c for c in best.choices}
-            report = [replace(c, kind=kept[c.node].kind, reason="rolled back by the whole-network gate") for c in report]
-        return FitResult(fold(self.graph, best.affines), tuple(report), NetworkChoice(best.kind, reason, error), best.affines)
+            report = [
+                replace(c, kind=kept[c.node].kind, target=kept[c.node].target, reason="rolled back by the whole-network gate")
+                if kept[c.node].kind != c.kind
+                else c
+                for c in report
+            ]
+        network = NetworkChoice(best.kind, reason, {k: float(e.mean()) for k, e in errors.items()})
+        return FitResult(fold(self.graph, best.affines), tuple(report), network, best.affines)
 
-    def output_error(self, v: _Variant) -> float:
-        """Held-out squared error of the outputs, each relative to its float power, averaged over outputs."""
-        rows = [np.flatnonzero(m) if len(self.masks) and any(k.any() for k in self.masks) else np.arange(len(m)) for m in self.masks]
+    def output_errors(self, v: _Variant) -> np.ndarray:
+        """Per held-out sample the squared error of the outputs, relative to each output's float power, averaged over outputs."""
+        any_held = any(m.any() for m in self.masks)
+        rows = [np.flatnonzero(m) if any_held else np.arange(len(m)) for m in self.masks]
         shares = []
         for t, u in zip(self.float_graph.outputs, self.graph.outputs, strict=True):
-            noise = power = 0.0
+            noise, power = [], []
             type = self.graph.tensors[u]
             for i, keep in enumerate(rows):
-                y = self.float_value(t, i)[keep].astype(np.float64)
-                q = self.value(v, u, i)[keep].astype(np.float64)
+                samples = len(self.masks[i])
+                y = self.float_value(t, i).reshape(samples, -1)[keep].astype(np.float64)
+                q = self.value(v, u, i).reshape(samples, -1)[keep].astype(np.float64)
                 if type.dtype == "int8":
                     q = (q - type.zero_point) * type.scale
-                noise += float(np.square(q - y).sum())
-                power += float(np.square(y).sum())
-            shares.append(noise / power if power > 0 else noise)
-        return float(np.mean(shares))
+                noise.append(np.square(q - y).sum(1))
+                power.append(np.square(y).sum(1))
+            mean_power = float(np.concatenate(power).mean())
+            shares.append(np.concatenate(noise) / (mean_power if mean_power > 0 else 1.0))
+        return np.mean(shares, axis=0)
 
 
 class _Tally:

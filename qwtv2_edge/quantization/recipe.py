@@ -46,7 +46,7 @@ class Recipe:
     weight_storage: Literal["int8", "packed"] = "int8"
     activation_bits: Literal[8, 16] = 8
     weight_granularity: Literal["per_channel", "per_tensor"] = "per_channel"
-    observer: Literal["minmax", "percentile", "mse", "entropy"] = "minmax"
+    observer: Literal["minmax", "percentile", "mse", "entropy"] = "mse"
     weight_observer: Literal["minmax", "mse"] = "mse"
     percentile: float = 99.99
     compensation: Literal["none", "offset", "cwac"] = "cwac"

@@ -97,6 +97,15 @@ def test_hard_sigmoid_leaves_a_convolution_with_other_readers_alone():
     np.testing.assert_allclose(run(legalize(graph), [net.data()], None)[0], run(graph, [net.data()], None)[0], atol=2e-6)
 
 
+@pytest.mark.parametrize(("kernel", "expected"), [((6, 6), ["mean"]), ((5, 6), ["slice", "mean"]), ((3, 3), ["avg_pool2d"])])
+def test_single_averages_become_means(kernel, expected):
+    net = Net()
+    graph = net.done(net.add("avg_pool2d", net.x, attrs=PoolAttrs(kernel, kernel)))
+    legal = legalize(graph)
+    assert ops(legal) == expected
+    np.testing.assert_allclose(run(legal, [net.data()], None)[0], run(graph, [net.data()], None)[0], atol=1e-6)
+
+
 def test_nhwc_io_drops_the_boundary_transposes():
     net = Net(shape=(1, 4, 6, 5))
     x = net.add("transpose", net.x, attrs=TransposeAttrs(TO_NHWC))
