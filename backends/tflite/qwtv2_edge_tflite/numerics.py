@@ -58,8 +58,11 @@ BUILTIN_X86 = {
     "dequantize": "P2",  # K/internal/optimized/optimized_ops.h :: Dequantize
 }
 
-#: measured; the channels left over from groups of 8 or 16 go through other code than the rest
-BUILTIN_BOUNDS = {op: 1 for op in ("conv2d", "depthwise_conv2d", "transpose_conv2d", "requantize", "mean", "softmax", "dequantize")}
+#: measured; channels left over from groups of 8 or 16 go through other code than the rest
+BUILTIN_BOUNDS = {
+    **dict.fromkeys(("conv2d", "depthwise_conv2d", "transpose_conv2d", "add", "requantize", "mean", "sum", "softmax"), 1),
+    "mul": 255,  # results beyond 16 bits wrap: only where input scales / output scale >= 1/2
+}
 
 BUILTIN_ARM = {
     **BUILTIN_X86,
