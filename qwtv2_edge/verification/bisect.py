@@ -15,9 +15,9 @@ import numpy as np
 from qwtv2_edge import backends
 from qwtv2_edge.errors import EmitError, RunError
 from qwtv2_edge.ir.graph import Graph, truncate
-from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.numerics import Numerics, rule_key
 from qwtv2_edge.runners.host import Session
-from qwtv2_edge.simulator.run import run_once
+from qwtv2_edge.simulator.run import run_once, step
 from qwtv2_edge.verification.compare import Difference, compare_all
 from qwtv2_edge.verification.report import Culprit
 
@@ -91,3 +91,33 @@ def find_culprit(
         first = graph.nodes[low].name
         note = f"one of the nodes from '{first}' to '{node.name}'; the target refuses the graph cut between them: {refused[-1]}"
     return Culprit(node.name, node.op, str(node.location), difference, note)
+
+
+def explained_by_bounds(graph: Graph, numerics: Numerics, feed: Sequence[np.ndarray], session: Session) -> bool:
+    """Whether the nodes with a declared bound, and no others, make the runtime differ on ``feed``.
+
+    The runtime's own values of those nodes are laid bare and taken over into the simulation, each after it was seen to
+    lie within its bound; all that follows must then agree in every byte.
+
+    Args:
+        feed: one array per graph input, one sample of the graph's own batch.
+        session: a session of the numerics' runtime; whatever it holds is replaced.
+    """
+    limits = {n.name: numerics.bounds[rule_key(graph, n)] for n in graph.nodes if rule_key(graph, n) in numerics.bounds}
+    bounded = [t for n in graph.nodes if n.name in limits for t in n.outputs]
+    part = truncate(graph, dict.fromkeys((*graph.outputs, *bounded)))
+    try:
+        session.load(backends.emit(part, numerics.target).data)
+        measured = dict(zip(part.outputs, session.run(list(feed)), strict=True))
+    except (EmitError, RunError):
+        return False
+    values: dict[str, np.ndarray] = {**graph.constants, **dict(zip(graph.inputs, feed, strict=True))}
+    for node in graph.nodes:
+        results = step(graph, node, [values[t] for t in node.inputs], numerics)
+        values.update(zip(node.outputs, results, strict=True))
+        if node.name in limits:
+            actual = [measured[t] for t in node.outputs]
+            if any(d.max_lsb > limits[node.name] for d in compare_all(graph, node.outputs, results, actual)):
+                return False
+            values.update(zip(node.outputs, actual, strict=True))
+    return not compare_all(graph, graph.outputs, [values[t] for t in graph.outputs], [measured[t] for t in graph.outputs])

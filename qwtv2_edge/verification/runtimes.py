@@ -16,7 +16,7 @@ from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.numerics import Numerics, rule_key
 from qwtv2_edge.runners.host import Session
 from qwtv2_edge.simulator.run import batch_size, run
-from qwtv2_edge.verification.bisect import find_culprit
+from qwtv2_edge.verification.bisect import explained_by_bounds, find_culprit
 from qwtv2_edge.verification.compare import Difference, compare_all
 from qwtv2_edge.verification.patterns import PATTERNS, edge_patterns
 from qwtv2_edge.verification.report import Culprit, Mismatch, NumericsResult, VerifyReport
@@ -122,19 +122,17 @@ def _verify_one(
             if table.promise != "exact":
                 return NumericsResult(**common, **tally.counts(), status="bound", first=tally.first(Culprit()))
             culprit = find_culprit(graph, table, tally.failing, session, progress)
+            allowed = _is_declared(graph, culprit, table) and explained_by_bounds(graph, table, tally.failing, session)
     except MissingToolError as error:
         return NumericsResult(**common, status="missing", error=error.message, fix=error.fix)
     except RunError as error:
         return NumericsResult(**common, **tally.counts(), status="crashed", error=error.message, fix=error.fix)
-    status = "bound" if _within_bound(graph, culprit, table) else "mismatch"
-    return NumericsResult(**common, **tally.counts(), status=status, first=tally.first(culprit))
+    return NumericsResult(**common, **tally.counts(), status="bound" if allowed else "mismatch", first=tally.first(culprit))
 
 
-def _within_bound(graph: Graph, culprit: Culprit, table: Numerics) -> bool:
-    """Whether the first differing node is of an op that is declared to differ by that much."""
-    if culprit.difference is None or culprit.note:
-        return False
-    return culprit.difference.max_lsb <= table.bounds.get(rule_key(graph, graph.node(culprit.node)), 0)
+def _is_declared(graph: Graph, culprit: Culprit, table: Numerics) -> bool:
+    """Whether the first differing node is of an op that is declared to differ."""
+    return bool(culprit.node) and rule_key(graph, graph.node(culprit.node)) in table.bounds
 
 
 class _Tally:
