@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from qwtv2_edge.errors import GraphError, Problem, QuantizeError, QwtEdgeError, UnsupportedOpError
@@ -141,7 +141,7 @@ def _reject(result: Build, graph: Graph, node: Node) -> bool:
     return bool(found)
 
 
-def _guard(result: Build, node: Node, emit) -> None:
+def _guard(result: Build, node: Node, emit: Callable[[], None]) -> None:
     try:
         emit()
     except QwtEdgeError as error:

@@ -171,8 +171,7 @@ TABLES: dict[str, Fields] = {
 }
 
 SCALARS: dict[str, np.dtype] = {
-    name: np.dtype(name)
-    for name in ("int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "float32", "float64", "bool")
+    name: np.dtype(name) for name in ("int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "float32", "float64", "bool")
 }
 
 

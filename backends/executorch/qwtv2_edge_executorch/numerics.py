@@ -6,12 +6,12 @@ runs where XNNPACK refuses a node: portable integer kernels in the same program.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from qwtv2_edge.numerics import Numerics
 
-VERSIONS = MappingProxyType({"executorch": "1.4.1"})
+VERSIONS = {"executorch": "1.4.1"}
 
 XNNPACK_RULES: Mapping[str, str] = {
     **dict.fromkeys(("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected"), "F32E"),  # X src/qs8-qc8w-*
@@ -52,25 +52,32 @@ PORTABLE_RULES: Mapping[str, str] = {
 }
 
 
-def _numerics(name: str, target: str, runtime: str, rules: Mapping[str, str]) -> Numerics:
-    return Numerics(name, target, runtime, VERSIONS, MappingProxyType(dict(rules)), runner="executorch")
+ARM = platform.machine() in ("aarch64", "arm64")
+#: processor family of this machine, as variants are named
+FAMILY = "aarch64" if ARM else "x86_64"
 
 
-_XNNPACK = "ExecuTorch, XNNPACK delegate (portable integer kernels for what it leaves)"
+def _xnnpack(name: str, family: str) -> Numerics:
+    """A runner executes the variant of this machine only."""
+    # X src/microparams-init.c :: xnn_init_qs8_mul_minmax_rndnu_neon_params
+    rules = {**XNNPACK_RULES, "mul": "RNDNU_OR_REF_F32"} if family == "aarch64" else dict(XNNPACK_RULES)
+    runtime = "ExecuTorch, XNNPACK delegate, portable integer kernels for what it leaves"
+    return Numerics(name, "executorch-xnnpack", runtime, VERSIONS, rules, runner="executorch" if family == FAMILY else "")
 
-NUMERICS: Mapping[str, Numerics] = MappingProxyType(
-    {
-        n.name: n
-        for n in (
-            _numerics("executorch-xnnpack", "executorch-xnnpack", _XNNPACK, XNNPACK_RULES),
-            _numerics(
-                "executorch-xnnpack@aarch64",
-                "executorch-xnnpack",
-                _XNNPACK + ", 64-bit ARM",
-                # X src/microparams-init.c :: xnn_init_qs8_mul_minmax_rndnu_neon_params
-                {**XNNPACK_RULES, "mul": "RNDNU_OR_REF_F32"},
-            ),
-            _numerics("executorch-portable", "executorch-portable", "ExecuTorch, portable kernels, integer program", PORTABLE_RULES),
-        )
-    }
-)
+
+NUMERICS: Mapping[str, Numerics] = {
+    n.name: n
+    for n in (
+        _xnnpack("executorch-xnnpack", FAMILY),
+        _xnnpack("executorch-xnnpack@x86_64", "x86_64"),
+        _xnnpack("executorch-xnnpack@aarch64", "aarch64"),
+        Numerics(
+            "executorch-portable",
+            "executorch-portable",
+            "ExecuTorch, portable kernels, integer program",
+            VERSIONS,
+            dict(PORTABLE_RULES),
+            runner="executorch",
+        ),
+    )
+}

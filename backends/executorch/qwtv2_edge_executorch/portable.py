@@ -69,11 +69,11 @@ class Portable:
         if self.program.dtype(x) == np.dtype(dtype):
             return x
         p = self.program
-        return self.call("aten::_to_copy.out", x, p.bool(False), p.none(), shape=self.shape(x), dtype=dtype)
+        return self.call("aten::_to_copy.out", x, p.boolean(False), p.none(), shape=self.shape(x), dtype=dtype)
 
     def scalar(self, operator: str, x: int, *scalars: int) -> int:
         """A kernel that takes a tensor and integers: same shape, same dtype."""
-        return self.call(operator, x, *map(self.program.int, scalars), shape=self.shape(x), dtype=self.program.dtype(x))
+        return self.call(operator, x, *map(self.program.integer, scalars), shape=self.shape(x), dtype=self.program.dtype(x))
 
     def add_scalar(self, x: int, number: int) -> int:
         return x if number == 0 else self.scalar("aten::add.Scalar_out", x, number, 1)
@@ -90,7 +90,7 @@ class Portable:
     def pair(self, operator: str, x: int, y: int, *scalars: int) -> int:
         """A broadcasting kernel on two tensors of one dtype."""
         shape = np.broadcast_shapes(self.shape(x), self.shape(y))
-        return self.call(operator, x, y, *map(self.program.int, scalars), shape=shape, dtype=self.program.dtype(x))
+        return self.call(operator, x, y, *map(self.program.integer, scalars), shape=shape, dtype=self.program.dtype(x))
 
     def add(self, x: int, y: int, alpha: int = 1) -> int:
         """x + alpha * y"""
@@ -124,7 +124,7 @@ class Portable:
         shape[axis] = len(indices)
         p = self.program
         rows = p.constant(np.asarray(indices, np.int64))
-        return self.call("aten::index_select.out", x, p.int(axis), rows, shape=shape, dtype=p.dtype(x))
+        return self.call("aten::index_select.out", x, p.integer(axis), rows, shape=shape, dtype=p.dtype(x))
 
     def slice(self, x: int, axis: int, begin: int, end: int, stride: int = 1) -> int:
         shape = list(self.shape(x))
@@ -132,7 +132,7 @@ class Portable:
             return x
         shape[axis] = -(-(end - begin) // stride)
         p = self.program
-        numbers = (p.int(axis), p.int(begin), p.int(end), p.int(stride))
+        numbers = (p.integer(axis), p.integer(begin), p.integer(end), p.integer(stride))
         return self.call("aten::slice_copy.Tensor_out", x, *numbers, shape=shape, dtype=p.dtype(x))
 
     def pad(self, x: int, paddings: Sequence[tuple[int, int]], code: int) -> int:
@@ -141,7 +141,7 @@ class Portable:
         p = self.program
         shape = [d + b + a for d, (b, a) in zip(self.shape(x), paddings, strict=True)]
         innermost_first = [n for pair in reversed(paddings) for n in pair]
-        return self.call("aten::constant_pad_nd.out", x, p.ints(innermost_first), p.int(code), shape=shape, dtype=p.dtype(x))
+        return self.call("aten::constant_pad_nd.out", x, p.integers(innermost_first), p.integer(code), shape=shape, dtype=p.dtype(x))
 
     def pad_spatial(self, x: int, padding: Any, code: int) -> int:
         return self.pad(x, ((0, 0), *padding, (0, 0)), code)
@@ -152,16 +152,16 @@ class Portable:
         shape = list(self.shape(parts[0]))
         shape[axis] = sum(self.shape(v)[axis] for v in parts)
         p = self.program
-        return self.call("aten::cat.out", p.tensors(parts), p.int(axis), shape=shape, dtype=p.dtype(parts[0]))
+        return self.call("aten::cat.out", p.tensors(parts), p.integer(axis), shape=shape, dtype=p.dtype(parts[0]))
 
     def permute(self, x: int, perm: Sequence[int]) -> int:
         shape = [self.shape(x)[i] for i in perm]
-        return self.call("aten::permute_copy.out", x, self.program.ints(perm), shape=shape, dtype=self.program.dtype(x))
+        return self.call("aten::permute_copy.out", x, self.program.integers(perm), shape=shape, dtype=self.program.dtype(x))
 
     def sum(self, x: int, axes: Sequence[int], keep_dims: bool, dtype: Any) -> int:
         p = self.program
         shape = _reduced(self.shape(x), axes, keep_dims)
-        return self.call("aten::sum.IntList_out", x, p.ints(axes), p.bool(keep_dims), p.none(), shape=shape, dtype=dtype)
+        return self.call("aten::sum.IntList_out", x, p.integers(axes), p.boolean(keep_dims), p.none(), shape=shape, dtype=dtype)
 
     # ---- endings
 
@@ -169,7 +169,9 @@ class Portable:
         """Clamp and store as int8."""
         return self.cast(self.clamp(x, low, high), np.int8)
 
-    def requantize(self, acc: int, scale: np.ndarray, offset: np.ndarray, limit: int, out: TensorType, bounds: tuple[int, int]) -> int:
+    def requantize(
+        self, acc: int, scale: np.ndarray | np.float64, offset: np.ndarray, limit: int, out: TensorType, bounds: tuple[int, int]
+    ) -> int:
         """Equation (2) with single rounding.
 
         Args:
@@ -193,9 +195,7 @@ class Portable:
             constant = half
         acc = self.per_channel("aten::mul.out", "aten::mul.Scalar_out", acc, m)
         acc = self.per_channel("aten::add.out", "aten::add.Scalar_out", acc, constant, 1)
-        acc = self.per_channel(
-            "aten::bitwise_right_shift.Tensor_out", "aten::bitwise_right_shift.Tensor_Scalar_out", acc, shift
-        )
+        acc = self.per_channel("aten::bitwise_right_shift.Tensor_out", "aten::bitwise_right_shift.Tensor_Scalar_out", acc, shift)
         return self.finish(self.add_scalar(acc, rest), *bounds)
 
     def divide_half_away(self, total: int, count: int | np.ndarray) -> int:
@@ -253,7 +253,7 @@ def _convolution(p: Portable, x: int, weights: np.ndarray, out: Shape, a: Any, *
     source = b.alias(x, (n, c, h, w), CHANNELS_LAST)
     filter = b.alias(_widened(p, weights), (first, second, kh, kw), CHANNELS_LAST)
     dilation = getattr(a, "dilation", (1, 1))
-    numbers = (b.ints(a.stride), b.ints([0, 0]), b.ints(dilation), b.bool(transposed), b.ints([0, 0]), b.int(groups))
+    numbers = (b.integers(a.stride), b.integers([0, 0]), b.integers(dilation), b.boolean(transposed), b.integers([0, 0]), b.integer(groups))
     shape = (out[0], out[3], out[1], out[2])
     target = p.call("aten::convolution.out", source, filter, b.none(), *numbers, shape=shape, dtype=np.int32, dim_order=CHANNELS_LAST)
     return b.alias(target, out)
@@ -376,9 +376,7 @@ def _mul(p: Portable, node: Node) -> int:
     if p.numerics.rule("mul") != "ONE_F32":
         return _pair_table(p, node)
     types, out = p.graph.in_types(node), p.type(node.outputs[0])
-    x, y = (
-        p.add_scalar(p.cast(p.value(t), np.int32), -type.zero_point) for t, type in zip(node.inputs, types, strict=True)
-    )
+    x, y = (p.add_scalar(p.cast(p.value(t), np.int32), -type.zero_point) for t, type in zip(node.inputs, types, strict=True))
     scale = np.float32(types[0].scale) * np.float32(types[1].scale) / np.float32(out.scale)
     bounds = weighted.output_bounds(node.attrs.activation, out, p.numerics)
     return p.requantize(p.mul(x, y), np.float64(scale), np.zeros(1, np.int64), 2**16, out, bounds)
@@ -427,7 +425,7 @@ def _reduce_max(p: Portable, node: Node) -> int:
     b, a = p.program, node.attrs
     x = p.value(node.inputs[0])
     shape = _reduced(p.shape(x), a.axes, a.keep_dims)
-    return p.call("aten::amax.out", x, b.ints(a.axes), b.bool(a.keep_dims), shape=shape, dtype=np.int8)
+    return p.call("aten::amax.out", x, b.integers(a.axes), b.boolean(a.keep_dims), shape=shape, dtype=np.int8)
 
 
 def _softmax(p: Portable, node: Node) -> int:
@@ -435,7 +433,7 @@ def _softmax(p: Portable, node: Node) -> int:
     b = p.program
     x = p.value(node.inputs[0])
     shape = p.shape(x)
-    largest = p.call("aten::amax.out", x, b.ints([len(shape) - 1]), b.bool(True), shape=(*shape[:-1], 1), dtype=np.int8)
+    largest = p.call("aten::amax.out", x, b.integers([len(shape) - 1]), b.boolean(True), shape=(*shape[:-1], 1), dtype=np.int8)
     distance = p.add(p.cast(largest, np.int32), p.cast(x, np.int32), -1)
     table = fp.softmax_table(p.type(node.inputs[0]).scale, node.attrs.beta).astype(np.int64)
     t = p.index(table, distance)
@@ -489,9 +487,7 @@ def _resize_bilinear(p: Portable, node: Node) -> int:
         low, high, weight = fp.bilinear_q10(p.shape(x)[axis], size, a.align_corners, a.half_pixel_centers)
         shape = (-1, *(1,) * (3 - axis))
         lower, upper = (b.astype(np.int32).reshape(shape) for b in (1024 - weight, weight))
-        x = p.add(
-            p.mul(p.select(x, axis, low), p.program.constant(lower)), p.mul(p.select(x, axis, high), p.program.constant(upper))
-        )
+        x = p.add(p.mul(p.select(x, axis, low), p.program.constant(lower)), p.mul(p.select(x, axis, high), p.program.constant(upper)))
     twice = p.add_scalar(p.add(p.shift_right(x, 31), x, 2), 1 << 20)
     return p.finish(p.shift_right(twice, 21))
 
@@ -507,10 +503,10 @@ def _quantize(p: Portable, node: Node) -> int:
     inverse = b.constant(np.asarray([np.float32(1) / np.float32(out.scale)], np.float32))
     v = p.call("aten::mul.out", x, inverse, shape=shape, dtype=np.float32)
     v = p.call("aten::round.out", v, shape=shape, dtype=np.float32)
-    low, high = (b.double(bound - out.zero_point) for bound in (-128, 127))
+    low, high = (b.real(bound - out.zero_point) for bound in (-128, 127))
     v = p.call("aten::clamp.out", v, low, high, shape=shape, dtype=np.float32)
     if out.zero_point:
-        v = p.call("aten::add.Scalar_out", v, b.double(out.zero_point), b.int(1), shape=shape, dtype=np.float32)
+        v = p.call("aten::add.Scalar_out", v, b.real(out.zero_point), b.integer(1), shape=shape, dtype=np.float32)
     return p.cast(v, np.int8)
 
 
@@ -519,7 +515,7 @@ def _dequantize(p: Portable, node: Node) -> int:
     v = p.cast(p.value(node.inputs[0]), np.float32)
     shape = p.shape(v)
     if x.zero_point:
-        v = p.call("aten::add.Scalar_out", v, b.double(-x.zero_point), b.int(1), shape=shape, dtype=np.float32)
+        v = p.call("aten::add.Scalar_out", v, b.real(-x.zero_point), b.integer(1), shape=shape, dtype=np.float32)
     scale = b.constant(np.asarray([x.scale], np.float32))
     return p.call("aten::mul.out", v, scale, shape=shape, dtype=np.float32)
 

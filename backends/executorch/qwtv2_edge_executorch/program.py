@@ -118,6 +118,11 @@ class ProgramBuilder:
     def dtype(self, value: int) -> np.dtype:
         return self._tensor_view(value).dtype
 
+    @property
+    def dtypes(self) -> set[np.dtype]:
+        """The dtypes of all tensors."""
+        return {v.dtype for v in self._values if isinstance(v, _View)}
+
     def _tensor_view(self, value: int) -> _View:
         view = self._values[value]
         assert isinstance(view, _View)
@@ -140,17 +145,17 @@ class ProgramBuilder:
     def none(self) -> int:
         return self._known_value("none", ("Null", {}))
 
-    def int(self, value: int) -> int:
+    def integer(self, value: int) -> int:
         return self._known_value(("int", value), ("Int", {"int_val": int(value)}))
 
-    def bool(self, value: bool) -> int:
+    def boolean(self, value: bool) -> int:
         return self._known_value(("bool", value), ("Bool", {"bool_val": bool(value)}))
 
-    def double(self, value: float) -> int:
+    def real(self, value: float) -> int:
         return self._known_value(("double", float(value).hex()), ("Double", {"double_val": float(value)}))
 
-    def ints(self, values: Iterable[int]) -> int:
-        items = [self.int(v) for v in values]
+    def integers(self, values: Iterable[int]) -> int:
+        items = [self.integer(v) for v in values]
         return self._known_value(("ints", *items), ("IntList", {"items": items}))
 
     def tensors(self, values: Iterable[int], *, optional: bool = False) -> int:

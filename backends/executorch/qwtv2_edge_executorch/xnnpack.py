@@ -182,10 +182,13 @@ def _depthwise(blob: Blob, node: Node) -> None:
     a = node.attrs
     kernel = blob.graph.tensors[node.inputs[1]].shape
     filter_id, bias_id = _weights(blob, node, 3)
-    _depthwise_node(blob, node, a, kernel[1:3], kernel[3], filter_id, bias_id, ACTIVATIONS[a.activation])
+    _depthwise_node(blob, node, kernel[1:3], kernel[3], filter_id, bias_id, ACTIVATIONS[a.activation])
 
 
-def _depthwise_node(blob, node, a, kernel, channels, filter_id, bias_id, bounds=None) -> None:
+def _depthwise_node(
+    blob: Blob, node: Node, kernel: Shape, channels: int, filter_id: int, bias_id: int, bounds: tuple[float, float] | None = None
+) -> None:
+    a = node.attrs
     groups = blob.graph.tensors[node.inputs[0]].shape[3]
     blob.node(
         "XNNDepthwiseConv2d",
@@ -210,7 +213,7 @@ def _avg_pool(blob: Blob, node: Node) -> None:
     filter_id = blob.channelwise(ones, QCINT8, scale, 3)
     bias_scale = np.maximum(np.float32(blob.graph.tensors[node.inputs[0]].scale) * scale, np.finfo(np.float32).tiny)
     bias_id = blob.channelwise(np.zeros(channels, np.int32), QCINT32, bias_scale, 0)
-    _depthwise_node(blob, node, a, a.kernel, channels, filter_id, bias_id)
+    _depthwise_node(blob, node, a.kernel, channels, filter_id, bias_id)
 
 
 def _transpose_conv(blob: Blob, node: Node) -> None:
@@ -358,7 +361,7 @@ def _reshape(blob: Blob, node: Node) -> None:
 
 def _transpose(blob: Blob, node: Node) -> None:
     perm = list(node.attrs.perm)
-    ids = {"input_id": blob.value(node.inputs[0]), "output_id": blob.value(node.outputs[0])}
+    ids: dict[str, Any] = {"input_id": blob.value(node.inputs[0]), "output_id": blob.value(node.outputs[0])}
     blob.node("XNNStaticTranspose", num_dims=len(perm), perm=perm, **ids)
 
 
@@ -377,7 +380,7 @@ def _concatenate_node(blob: Blob, ids: Sequence[int], axis: int, target: int) ->
     if len(ids) == 1:
         blob.node("XNNCopy", input_id=ids[0], output_id=target)
         return
-    fields = {f"input{i + 1}_id": ids[i] if i < len(ids) else INTERNAL for i in range(5)}
+    fields: dict[str, Any] = {f"input{i + 1}_id": ids[i] if i < len(ids) else INTERNAL for i in range(5)}
     blob.node(f"XNNConcatenate{len(ids)}", axis=axis, output_id=target, **fields)
 
 
@@ -391,7 +394,7 @@ def _concat(blob: Blob, node: Node) -> None:
 def _slice(blob: Blob, node: Node) -> None:
     a = node.attrs
     sizes = list(blob.graph.tensors[node.outputs[0]].shape)
-    ids = {"input_id": blob.value(node.inputs[0]), "output_id": blob.value(node.outputs[0])}
+    ids: dict[str, Any] = {"input_id": blob.value(node.inputs[0]), "output_id": blob.value(node.outputs[0])}
     blob.node("XNNStaticSlice", num_dims=len(sizes), offsets=list(a.begin), sizes=sizes, **ids)
 
 
@@ -400,14 +403,14 @@ def _pad(blob: Blob, node: Node) -> None:
     type = blob.graph.tensors[node.outputs[0]]
     # the real value of the wanted code: XNNPACK rounds it back to that code
     value = float(np.float32(integers.pad_code(node.attrs.value, type) - type.zero_point) * np.float32(type.scale))
-    ids = {"input_id": blob.value(node.inputs[0]), "output_id": blob.value(node.outputs[0])}
+    ids: dict[str, Any] = {"input_id": blob.value(node.inputs[0]), "output_id": blob.value(node.outputs[0])}
     blob.node("XNNStaticConstantPad", pre_paddings=before, post_paddings=after, padding_value=value, **ids)
 
 
 def _resize_bilinear(blob: Blob, node: Node) -> None:
     a = node.attrs
     flags = FLAG_ALIGN_CORNERS if a.align_corners else 0 if a.half_pixel_centers else FLAG_LEGACY_COORDINATES
-    ids = {"input_id": blob.value(node.inputs[0]), "output_id": blob.value(node.outputs[0])}
+    ids: dict[str, Any] = {"input_id": blob.value(node.inputs[0]), "output_id": blob.value(node.outputs[0])}
     blob.node("XNNStaticResizeBilinear2D", new_height=a.size[0], new_width=a.size[1], flags=flags, **ids)
 
 

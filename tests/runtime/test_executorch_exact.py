@@ -1,0 +1,226 @@
+"""Simulator equals runtime, on every byte, for both ExecuTorch targets; and what the programs are made of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from cases import CASES, feeds
+from conftest import ROOT, missing
+from graphs import integer_graph
+
+from qwtv2_edge.backends import emit, get_numerics
+from qwtv2_edge.errors import UnsupportedOpError
+from qwtv2_edge.ir import Graph, GraphBuilder, Quantization, TensorType
+from qwtv2_edge.ops.activation import AlphaAttrs
+from qwtv2_edge.ops.conv import Conv2DAttrs
+from qwtv2_edge.ops.elementwise import BinaryAttrs
+from qwtv2_edge.ops.layout import ConcatAttrs, TransposeAttrs
+from qwtv2_edge.ops.linear import FullyConnectedAttrs
+from qwtv2_edge.ops.pool import ReduceAttrs, SoftmaxAttrs
+from qwtv2_edge.ops.spec import NoAttrs
+from qwtv2_edge.runners.host import Session, available
+from qwtv2_edge.simulator.run import run
+from qwtv2_edge_executorch import BACKEND
+from qwtv2_edge_executorch.emit import build
+
+pytestmark = pytest.mark.runtime
+
+TARGETS = BACKEND.targets
+
+
+@pytest.fixture(scope="module")
+def session():
+    found, how = available("executorch")
+    if not found:
+        missing("executorch", how)
+    with Session("executorch") as opened:
+        yield opened
+
+
+def difference(graph: Graph, target: str, session: Session, rng, samples: int = 24) -> str:
+    """ "" when every byte agrees, else what differs."""
+    x = feeds(graph, rng, samples)
+    session.load(emit(graph, target).data)
+    actual, expected = session.run(x), run(graph, x, get_numerics(target))
+    for name, e, a in zip(graph.outputs, expected, actual, strict=True):
+        if e.shape != a.shape or e.dtype != a.dtype:
+            return f"{graph.name}: '{name}' is {a.dtype}{a.shape}, expected {e.dtype}{e.shape}"
+        wrong = np.flatnonzero(e.ravel() != a.ravel())
+        if wrong.size:
+            first = int(wrong[0])
+            largest = np.abs(e.astype(np.float64) - a).max()
+            return (
+                f"{graph.name}: '{name}' at {first}: expected {e.ravel()[first]}, got {a.ravel()[first]}; "
+                f"{wrong.size} of {e.size} differ, by {largest} at most"
+            )
+    return ""
+
+
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_case_is_exact(target, family, session, rng):
+    wrong = [difference(case.graph, target, session, rng) for case in CASES[family]]
+    assert len(wrong) > 10
+    assert [w for w in wrong if w] == []
+
+
+def test_every_rule_has_a_case():
+    """A rule that nothing executes proves nothing."""
+    ops = {n.op for cases in CASES.values() for c in cases for n in c.graph.nodes} | {"activation"}
+    for table in BACKEND.numerics.values():
+        assert set(table.rules) <= ops
+
+
+# ---------------------------------------------------------------- whole networks
+
+
+def codes(shape, scale=0.05, zero_point=3) -> TensorType:
+    return TensorType(tuple(shape), "int8", Quantization.per_tensor(scale, zero_point))
+
+
+def network(seed: int = 0, *, softmax: bool = False, blocks: int = 2, width: int = 8) -> Graph:
+    """NCHW float input, residual blocks, global mean, classifier; optionally a softmax in the middle of nothing else."""
+    rng = np.random.default_rng(seed)
+    b = GraphBuilder("network")
+
+    def conv(x: str, channels: int, name: str, kernel: int = 3, activation: str = "relu") -> str:
+        c = b.tensors[x].shape[3]
+        scale = Quantization.per_channel(rng.uniform(0.001, 0.01, channels).astype(np.float32), 0)
+        shape = (channels, kernel, kernel, c)
+        w = b.constant(f"{name}.w", rng.integers(-127, 128, shape).astype(np.int8), TensorType(shape, "int8", scale))
+        beta = b.constant(f"{name}.b", rng.integers(-500, 500, channels).astype(np.int32))
+        p = kernel // 2
+        out = codes((*b.tensors[x].shape[:3], channels), 0.08, int(rng.integers(-20, 20)))
+        return b.add("conv2d", (x, w, beta), Conv2DAttrs(padding=((p, p), (p, p)), activation=activation), name=name, out_types=(out,))[0]
+
+    x = b.input("x", TensorType((1, 3, 12, 12)))
+    (x,) = b.add("quantize", (x,), NoAttrs(), name="q", out_types=(codes((1, 3, 12, 12)),))
+    (x,) = b.add("transpose", (x,), TransposeAttrs((0, 2, 3, 1)), name="nhwc", out_types=(codes((1, 12, 12, 3)),))
+    x = conv(x, width, "stem")
+    for i in range(blocks):
+        y = conv(conv(x, width, f"{i}.a"), width, f"{i}.b", activation="none")
+        (x,) = b.add("add", (x, y), BinaryAttrs("relu"), name=f"{i}.add", out_types=(codes(b.tensors[x].shape, 0.11, -5),))
+    (x,) = b.add("mean", (x,), ReduceAttrs((1, 2)), name="mean", out_types=(codes((1, width), 0.06, -9),))
+    scale = Quantization.per_channel(rng.uniform(0.001, 0.01, 10).astype(np.float32), 0)
+    w = b.constant("fc.w", rng.integers(-127, 128, (10, width)).astype(np.int8), TensorType((10, width), "int8", scale))
+    beta = b.constant("fc.b", rng.integers(-500, 500, 10).astype(np.int32))
+    (x,) = b.add("fully_connected", (x, w, beta), FullyConnectedAttrs(), name="fc", out_types=(codes((1, 10), 0.1, 7),))
+    if softmax:
+        (x,) = b.add("softmax", (x,), SoftmaxAttrs(), name="softmax", out_types=(codes((1, 10), 1 / 256, -128),))
+    b.outputs = list(b.add("dequantize", (x,), NoAttrs(), name="dq", out_types=(TensorType((1, 10)),)))
+    return b.freeze()
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("target", TARGETS)
+def test_networks_are_exact(target, softmax, session, rng):
+    assert difference(network(softmax=softmax), target, session, rng) == ""
+    assert difference(integer_graph(), target, session, rng) == ""
+
+
+def test_a_whole_network_is_one_delegate_call():
+    artifact = emit(network(), "executorch-xnnpack")
+    assert {op.split("::")[0] for op in artifact.ops} == {"XnnpackBackend[0]"}
+    assert artifact.notes == ()
+
+
+def test_what_xnnpack_leaves_is_told_and_runs_beside_it():
+    artifact = emit(network(softmax=True), "executorch-xnnpack")
+    assert {op.split("::")[0] for op in artifact.ops} == {"XnnpackBackend[0]", "aten"}
+    (note,) = artifact.notes
+    assert "softmax" in note
+
+
+#: kernels that compute in float, or may
+FLOAT_KERNELS = {"aten::round.out", "aten::exp.out", "aten::div.out", "aten::_softmax.out", "aten::mean.out", "aten::sigmoid.out"}
+
+
+INTEGER_CASES = [c for cases in CASES.values() for c in cases[::7] if all(t.dtype != "float32" for t in c.graph.tensors.values())]
+
+
+@pytest.mark.parametrize("case", INTEGER_CASES, ids=lambda c: c.name)
+def test_portable_programs_touch_no_float_between_quantize_and_dequantize(case):
+    result = build(case.graph, get_numerics("executorch-portable"), delegate=False)
+    assert not FLOAT_KERNELS & set(result.program.called)
+    assert result.program.dtypes <= {np.dtype(d) for d in ("int8", "int32", "int64")}
+
+
+def test_a_portable_network_has_one_float_stretch_at_each_end():
+    ops = emit(network(softmax=True), "executorch-portable").ops
+    inner = ops[ops.index("aten::permute_copy.out") : len(ops) - 3]  # the last three dequantize: cast, add, mul
+    assert not FLOAT_KERNELS & set(inner)
+    assert ops[:5] == ("aten::mul.out", "aten::round.out", "aten::clamp.out", "aten::add.Scalar_out", "aten::_to_copy.out")
+
+
+# ---------------------------------------------------------------- shapes of programs
+
+
+def test_branches_inputs_and_outputs(session, rng):
+    """Two inputs, a value read in and outside a blob, a tensor given out twice, an input given out as it is."""
+    b = GraphBuilder("branches")
+    x, y = b.input("x", codes((1, 4, 4, 2))), b.input("y", codes((1, 4, 4, 2)))
+    out = codes((1, 4, 4, 2), 0.07, -11)
+    (s,) = b.add("add", (x, y), BinaryAttrs(), name="sum", out_types=(out,))
+    slopes = b.constant("slopes", np.asarray([40, -70], np.int8), TensorType((2,), "int8", Quantization.per_tensor(0.01, 0)))
+    (p,) = b.add("prelu", (s, slopes), NoAttrs(), name="prelu", out_types=(out,))
+    (e,) = b.add("elu", (s,), AlphaAttrs(1.0), name="elu", out_types=(out,))
+    (c,) = b.add("concat", (p, e, p), ConcatAttrs(3), name="cat", out_types=(codes((1, 4, 4, 6), 0.07, -11),))
+    b.outputs = [c, s, s, y]
+    graph = b.freeze()
+    for target in TARGETS:
+        assert difference(graph, target, session, rng) == ""
+
+
+def test_equal_graphs_give_equal_bytes_in_fresh_processes():
+    script = (
+        "import sys; sys.path[:0] = ['tests', 'tests/runtime']; import hashlib; from test_executorch_exact import *\n"
+        "print([hashlib.sha256(emit(network(softmax=True), t).data).hexdigest() for t in TARGETS], 'torch' in sys.modules)"
+    )
+    command = [sys.executable, "-c", script]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout for _ in range(2))
+    assert first == second
+    assert first.strip().endswith("False"), "emitting must not import torch"
+
+
+def test_emitting_is_quick():
+    graph = network(blocks=30, width=64)
+    assert len(graph.nodes) > 90
+    for target in TARGETS:
+        start = time.perf_counter()
+        emit(graph, target)
+        assert time.perf_counter() - start < 2
+
+
+# ---------------------------------------------------------------- what can't be emitted
+
+
+def test_every_reason_in_one_pass():
+    b = GraphBuilder("refused")
+    x = b.input("x", codes((1, 4, 4, 2)))
+    for i, scale in enumerate((3e4, 0.01, 9e5)):
+        q = Quantization.per_channel(np.full(2, scale, np.float32), 0)
+        w = b.constant(f"w{i}", np.ones((2, 1, 1, 2), np.int8), TensorType((2, 1, 1, 2), "int8", q))
+        beta = b.constant(f"b{i}", np.zeros(2, np.int32))
+        (x,) = b.add("conv2d", (x, w, beta), Conv2DAttrs(), name=f"conv{i}", out_types=(codes((1, 4, 4, 2)),))
+    b.outputs = [x]
+    graph = b.freeze()
+    problems = BACKEND.check(graph, "executorch-xnnpack")
+    assert [(p.code, p.node) for p in problems] == [("scale-out-of-range", "conv0"), ("scale-out-of-range", "conv2")]
+    assert all(p.fix and "effective scale" in p.message for p in problems)
+    with pytest.raises(UnsupportedOpError) as error:
+        emit(graph, "executorch-xnnpack")
+    assert error.value.problems == problems
+
+
+def test_float_graphs_are_refused_whole():
+    from graphs import float_graph
+
+    graph = float_graph()
+    for target in TARGETS:
+        problems = BACKEND.check(graph, target)
+        assert {p.node for p in problems} == {n.name for n in graph.nodes}
+        assert {p.code for p in problems} == {"dtype-unsupported"}
