@@ -658,9 +658,13 @@ def _reduce(c: Context, op: str, x: Value, dims: Sequence[int], keepdim: bool) -
     reduced = {axis_of(d, x.rank) for d in dims} or set(range(x.rank))
     shape = x.shape
     v, form = c.simple(x)
-    axes = tuple(i for i, a in enumerate(form) if a in reduced or a == -1)
+    real = c.real_shape(v)
+    # the sample axis stays where it holds one sample: reducing it would do nothing but tie samples together
+    axes = tuple(i for i, a in enumerate(form) if (a in reduced or a == -1) and not (i == 0 and real[0] == 1))
+    rest = tuple(-1 if a in reduced else a for i, a in enumerate(form) if i not in axes)
+    if not axes:
+        return x if keepdim else replace(x, axes=tuple(axis for i, axis in enumerate(x.axes) if i not in reduced))
     out = c.emit(op, (v.tensor,), ReduceAttrs(axes, keep_dims=False))
-    rest = tuple(a for a in form if a >= 0 and a not in reduced)
     kept = from_form(out, tuple(1 if i in reduced else d for i, d in enumerate(shape)), rest)
     return kept if keepdim else replace(kept, axes=tuple(axis for i, axis in enumerate(kept.axes) if i not in reduced))
 
