@@ -16,7 +16,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,7 +60,7 @@ class UnexpectedError(Exception):
     """Any exception that is not ours, in words."""
 
 
-#: set by main for the running command
+#: what the running command was asked for
 _ui = Ui()
 
 
@@ -150,7 +150,8 @@ def demo_command(
 
     def show(console: Console) -> None:
         show_export(console, result, out)
-        table = _table("4-bit weights, 8-bit activations: what compensation gives back", "compensation", "top-1 >", "output SQNR >")
+        console.print("\n4-bit weights, 8-bit activations: what compensation gives back", style="bold")
+        table = _table("compensation", "top-1 >", "output SQNR >")
         table.add_row("float", f"{result.report['float_metric'] * 100:.2f} %", "")
         for row in comparison:
             table.add_row(row.compensation, f"{row.top1 * 100:.2f} %", f"{row.sqnr_db:.1f} dB")
@@ -164,7 +165,7 @@ def show_export(console: Console, result: Export, out: Path) -> None:
     """The result of an export, for people."""
     report = result.report
     accuracy = _formatter(report["metric"])
-    table = _table("", "numerics", "runtime against simulator", "samples >", f"{report['metric'] or 'metric'} >", "SQNR to float >")
+    table = _table("numerics", "runtime against simulator", "samples >", f"{report['metric'] or 'metric'} >", "SQNR to float >")
     if report["float_metric"] is not None:
         table.add_row("float", "", "", accuracy(report["float_metric"]), "")
     for name, v in report["verify"].items():
@@ -212,6 +213,7 @@ def verify_command(
 ) -> int:
     """Run artifacts in their real runtimes and compare every byte with the simulator."""
     from qwtv2_edge.backends import emit, get_numerics
+    from qwtv2_edge.evaluation import names_here
     from qwtv2_edge.export import DEFAULT_TARGETS
     from qwtv2_edge.verification.runtimes import verify
 
@@ -230,7 +232,7 @@ def verify_command(
     with ui.progress() as progress:
         for target, artifact in artifacts.items():
             if not wanted or target in wanted:
-                reports[target] = verify(opened.graph, artifact, source, wanted.get(target), samples, progress)
+                reports[target] = verify(opened.graph, artifact, source, wanted.get(target) or names_here(target), samples, progress)
     results = {n: r for report in reports.values() for n, r in report.results.items()}
 
     def show(console: Console) -> None:
@@ -295,18 +297,17 @@ def evaluate_command(
     numerics: NumericsOption = None,
 ) -> int:
     """Measure accuracy, simulated and in the real runtimes, and compare their bytes on the way."""
-    from qwtv2_edge.backends import all_numerics, get_numerics
+    from qwtv2_edge.backends import TARGETS, all_numerics, get_numerics
     from qwtv2_edge.data import open_data
-    from qwtv2_edge.evaluation import evaluate
+    from qwtv2_edge.evaluation import evaluate, names_here
     from qwtv2_edge.metrics import default_metric, new_metric
-    from qwtv2_edge.verification.runtimes import runs_here
 
     opened = open_path(path)
     graph = opened.graph
     if numerics:
         names = [get_numerics(n).name for n in numerics]
     else:
-        names = [n.name for n in all_numerics().values() if runs_here(n) and (not opened.artifacts or n.target in opened.artifacts)]
+        names = [n for t in opened.artifacts or TARGETS for n in names_here(t)]
     samples = open_data(data, graph, purpose="evaluation")
     metric = metric or default_metric(graph.tensors[graph.inputs[0]].shape, graph.tensors[graph.outputs[0]].shape, samples.labels)
     if not metric:
@@ -334,7 +335,8 @@ def evaluate_command(
     text = _formatter(metric)
 
     def show(console: Console) -> None:
-        table = _table(f"{metric}, {result.samples} samples", "numerics", "simulated >", "in its runtime >", "values that differ >")
+        console.print(f"{metric}, {result.samples} samples")
+        table = _table("numerics", "simulated >", "in its runtime >", "values that differ >")
         for n, value in result.simulated.items():
             tally = result.compared.get(n)
             measured = text(result.measured[n]) if n in result.measured else "failed" if n in result.failed else "not run"
@@ -395,7 +397,7 @@ def inspect_command(ui: Ui, path: ModelPath) -> int:
         for kind in ("inputs", "outputs"):
             for t in found[kind]:
                 console.print(f"{kind[:-1]} {escape(t['name'])}: {t['dtype']} {escape(str(t['shape']))}{_scale_text(t)}")
-        table = _table("", "#", "node", "op", "output", "scale >", "zero >", "MACs >", "weights >")
+        table = _table("#", "node", "op", "output", "scale >", "zero >", "MACs >", "weights >")
         for o in found["ops"]:
             t = o["outputs"][0]
             scale = t.get("scale")
@@ -477,7 +479,7 @@ def comparison(sides: Sequence[Opened], latency: dict[str, list[float | None]], 
 
 def show_comparison(console: Console, c: dict[str, Any], paths: tuple[Path, Path]) -> None:
     """The same, for people."""
-    table = _table("", "", f"{paths[0]} >", f"{paths[1]} >")
+    table = _table("", f"{paths[0]} >", f"{paths[1]} >")
 
     def row(name: str, values: Sequence[Any], text: Callable[[Any], str] = str) -> None:
         table.add_row(name, *("" if v is None else text(v) for v in values))
@@ -547,7 +549,7 @@ def numerics_command(ui: Ui) -> int:
     ]
 
     def show(console: Console) -> None:
-        table = _table("", "numerics", "target", "runtime and kernels", "proved on", "promise", "here")
+        table = _table("numerics", "target", "runtime and kernels", "proved on", "promise", "here")
         for r in rows:
             bounds = "".join(f", {op} within {b} LSB" for op, b in r["bounds"].items())  # type: ignore[attr-defined]
             proved = ", ".join(f"{k} {v}" for k, v in r["versions"].items())  # type: ignore[attr-defined]
@@ -582,7 +584,7 @@ def targets_command(ui: Ui) -> int:
     ]
 
     def show(console: Console) -> None:
-        table = _table("", "target", "file", "by default", "numerics")
+        table = _table("target", "file", "by default", "numerics")
         for r in rows:
             table.add_row(str(r["name"]), str(r["file"]), "yes" if r["default"] else "", ", ".join(r["numerics"]))  # type: ignore[arg-type]
         console.print(table)
@@ -603,7 +605,7 @@ def doctor_command(ui: Ui) -> int:
     colours = {"ok": "green", "other version": "yellow", "missing": "red"}
 
     def show(console: Console) -> None:
-        table = _table("", "", "state", "found", "proved on", "for")
+        table = _table("", "state", "found", "proved on", "for")
         for f in found:
             table.add_row(f.name, f"[{colours[f.state]}]{f.state}[/]", f.found, f.proved, escape(f.use))
         console.print(table)
@@ -617,9 +619,9 @@ def doctor_command(ui: Ui) -> int:
     return EXIT_OK
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(*columns: str) -> Table:
     """A plain table; a column whose name ends in " >" is right-aligned."""
-    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for c in columns:
         table.add_column(c.removesuffix(" >"), justify="right" if c.endswith(" >") else "left", overflow="fold")
     return table
@@ -636,11 +638,6 @@ def _scale_text(tensor: dict[str, Any]) -> str:
 # ---------------------------------------------------------------- running
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: run one command and exit with its code."""
-    sys.exit(run(sys.argv[1:] if argv is None else list(argv)))
-
-
 def run(argv: Sequence[str]) -> int:
     """Run one command and return its exit code; nothing escapes but what asks to stop the interpreter."""
     interrupted: list[int] = []
@@ -652,6 +649,7 @@ def run(argv: Sequence[str]) -> int:
         interrupted.append(number)
         raise Interrupted
 
+    mine = children()
     before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         with private_stdout() as stream:
@@ -669,7 +667,7 @@ def run(argv: Sequence[str]) -> int:
                     return EXIT_FAILED  # the reader of our output has left
                 return _report_failure(error)
     finally:
-        end_children()
+        end_children(besides=mine)
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -717,15 +715,13 @@ def _libraries_silenced(verbose: bool) -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def end_children() -> None:
-    """Kill every process this one started that is still there (Linux; elsewhere runners end their own)."""
-    for task in Path("/proc/self/task").glob("*/children"):
-        for pid in task.read_text().split():
-            try:
-                os.kill(int(pid), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+def children() -> set[int]:
+    """Process ids this process has started and not yet buried (Linux; empty elsewhere, where runners end their own)."""
+    return {int(pid) for task in Path("/proc/self/task").glob("*/children") for pid in task.read_text().split()}
 
 
-if __name__ == "__main__":
-    main()
+def end_children(besides: set[int]) -> None:
+    """Kill every child but those in ``besides``."""
+    for pid in children() - besides:
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.kill(pid, signal.SIGKILL)

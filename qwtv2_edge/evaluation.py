@@ -14,7 +14,7 @@ from itertools import repeat
 
 import numpy as np
 
-from qwtv2_edge.backends import get_numerics
+from qwtv2_edge.backends import get_numerics, numerics_of
 from qwtv2_edge.data import Dataset
 from qwtv2_edge.errors import MissingToolError, RunError
 from qwtv2_edge.ir.graph import Graph
@@ -22,6 +22,7 @@ from qwtv2_edge.metrics import Agreement, Metric, new_metric
 from qwtv2_edge.runners.host import Session
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge.verification.compare import compare_all
+from qwtv2_edge.verification.runtimes import runs_here
 
 #: stage, done, total (0 while unknown)
 Progress = Callable[[str, int, int], None]
@@ -30,6 +31,11 @@ BATCH = 64
 
 def silent(stage: str, done: int, total: int) -> None:
     """A progress callback that shows nothing."""
+
+
+def names_here(target: str) -> list[str]:
+    """The numerics of ``target`` that this machine can run, each once: a bare name stands for its variant of this processor."""
+    return [n.name for n in numerics_of(target) if runs_here(n) and "@" not in n.name]
 
 
 @dataclass

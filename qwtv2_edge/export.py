@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from qwtv2_edge.backends import Artifact, EmitOptions, backend_for, get_numerics, numerics_of
+from qwtv2_edge.backends import Artifact, EmitOptions, backend_for, get_numerics
 from qwtv2_edge.data import Dataset, open_data
 from qwtv2_edge.errors import UsageError
-from qwtv2_edge.evaluation import Evaluation, Progress, evaluate, silent
+from qwtv2_edge.evaluation import Evaluation, Progress, evaluate, names_here, silent
 from qwtv2_edge.files import write_atomic
 from qwtv2_edge.inspection import describe
 from qwtv2_edge.ir import serde
@@ -39,7 +39,7 @@ from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.metrics import default_metric
 from qwtv2_edge.quantization import QuantizedModel, Recipe, quantize
 from qwtv2_edge.report.page import need_jinja, render
-from qwtv2_edge.verification.runtimes import golden_vectors, runs_here, verify
+from qwtv2_edge.verification.runtimes import golden_vectors, verify
 
 SCHEMA_VERSION = 1
 DEFAULT_TARGETS = ("tflite", "executorch-xnnpack")
@@ -142,14 +142,16 @@ def _work(request: Request, progress: Progress) -> tuple[Export, dict[str, bytes
             progress("emit", i, len(request.targets))
             artifacts[target] = backend_for(target).emit(integer, target, EmitOptions({"manifest_sha256": manifest_hash}))
         progress("emit", len(request.targets), len(request.targets))
-    numerics = [n.name for t in request.targets for n in numerics_of(t) if runs_here(n)]
+    numerics = [n for t in request.targets for n in names_here(t) if not get_numerics(n).refusals(integer)]
     verified: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
     with clock("verify"):
         few = (evaluation or calibration).sample(VERIFY_SAMPLES, request.recipe.seed)
         for artifact in artifacts.values():
-            for n, result in verify(integer, artifact, few, progress=_named(progress, "verify")).results.items():
-                if result.status == "missing":
+            for n, result in verify(
+                integer, artifact, few, names_here(artifact.target), progress=_named(progress, "verify")
+            ).results.items():
+                if result.status in ("missing", "refused"):
                     skipped[n] = f"{result.error}; {result.fix}" if result.fix else result.error
                 else:
                     verified[n] = result.to_json()
