@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from qwtv2_edge.backends import Artifact, EmitOptions
 from qwtv2_edge.errors import Problem
@@ -27,6 +28,11 @@ class TFLiteBackend:
         from qwtv2_edge_tflite.emit import check
 
         return check(graph, target)
+
+    def read(self, source: str | Path | bytes) -> Graph:
+        from qwtv2_edge_tflite.read import read_tflite
+
+        return read_tflite(source)
 
     def emit(self, graph: Graph, target: str, options: EmitOptions) -> Artifact:
         from qwtv2_edge_tflite.emit import emit

@@ -60,7 +60,7 @@ BUILTIN_X86 = {
 
 #: measured; channels left over from groups of 8 or 16 go through other code than the rest
 BUILTIN_BOUNDS = {
-    **dict.fromkeys(("conv2d", "depthwise_conv2d", "transpose_conv2d", "add", "requantize", "mean", "sum", "softmax"), 1),
+    **dict.fromkeys(("conv2d", "depthwise_conv2d", "transpose_conv2d", "add", "requantize", "mean", "sum", "softmax", "depthwise_conv2d:int4"), 1),
     "mul": 255,  # results beyond 16 bits wrap: only where input scales / output scale >= 1/2
 }
 
