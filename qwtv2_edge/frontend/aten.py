@@ -73,9 +73,16 @@ class Context(Layouter):
         return rows, b
 
 
-def weight_names(weight: Const, bias: Const | None) -> tuple[str, str]:
-    """Names for the IR constants of a weighted op; a bias that the module lacks is named after its weight."""
-    return weight.name, bias.name if bias is not None else weight.name.removesuffix("weight") + "bias"
+def weight_constants(
+    c: Context, weight: Const, bias: Const | None, rows: np.ndarray, offsets: np.ndarray, part: str = ""
+) -> tuple[str, str]:
+    """The two IR constants of a weighted op, named after its module, or after the parameters where it has none of its own."""
+    offset_source = bias.name if bias is not None else weight.name.removesuffix("weight") + "bias"
+    names = (c.name + ".weight", c.name + ".bias") if c.is_module else (weight.name, offset_source)
+    return (
+        c.constant(weight.name + part, rows, names[0] + part),
+        c.constant(offset_source + part, offsets, names[1] + part),
+    )
 
 
 Rule = Callable[..., Any]
@@ -179,13 +186,11 @@ def conv(
         pads = both(lambda i: (amounts[i], amounts[i]))
     channels = x.shape[1]
     rows, offsets = c.folded(kernel.transpose(0, 2, 3, 1), b)  # OHWI
-    names = weight_names(w, b)
-    biases = c.constant(names[1], offsets)
     if groups == channels and groups > 1:
-        weights = c.constant(names[0], rows.transpose(3, 1, 2, 0))  # 1HWC
+        weights, biases = weight_constants(c, w, b, rows.transpose(3, 1, 2, 0), offsets)  # 1HWC
         out = c.emit("depthwise_conv2d", (v.tensor, weights, biases), DepthwiseAttrs(stride, pads, dilation))
     else:
-        weights = c.constant(names[0], rows)
+        weights, biases = weight_constants(c, w, b, rows, offsets)
         out = c.emit("conv2d", (v.tensor, weights, biases), Conv2DAttrs(stride, pads, dilation, groups))
     return image_result(c, out, dims)
 
@@ -214,15 +219,14 @@ def conv_transpose(
     per_in, per_out = kernel.shape[0] // groups, kernel.shape[1]
     rows = np.concatenate([kernel[g * per_in : (g + 1) * per_in].transpose(1, 2, 3, 0) for g in range(groups)])  # O, kh, kw, I/g
     rows, offsets = c.folded(rows, b)
-    names = weight_names(w, b)
     if groups == 1:
-        inputs = (v.tensor, c.constant(names[0], rows), c.constant(names[1], offsets))
+        inputs = (v.tensor, *weight_constants(c, w, b, rows, offsets))
         return image_result(c, c.emit("transpose_conv2d", inputs, attrs), dims)
     parts = []
     for g in range(groups):
         part, _ = image(c, slice_axis(c, v, 1, g * per_in, (g + 1) * per_in, suffix=f".group{g}.slice"))
         own = slice(g * per_out, (g + 1) * per_out)
-        inputs = (part.tensor, c.constant(f"{names[0]}.group{g}", rows[own]), c.constant(f"{names[1]}.group{g}", offsets[own]))
+        inputs = (part.tensor, *weight_constants(c, w, b, rows[own], offsets[own], f".group{g}"))
         parts.append(c.emit("transpose_conv2d", inputs, attrs, f".group{g}"))
     return image_result(c, c.emit("concat", parts, ConcatAttrs(3), ".concat"), dims)
 
@@ -258,8 +262,7 @@ def linear(c: Context, input: Any, weight: Any, bias: Any = None) -> Any:
         rows = split.transpose(0, *(1 + atoms.index(i) for i in in_memory)).reshape(rows.shape)
         x = replace(x, axes=(*x.axes[:-1], in_memory))
     rows, offsets = c.folded(rows, b)
-    names = weight_names(w, b)
-    weights, biases = c.constant(names[0], rows), c.constant(names[1], offsets)
+    weights, biases = weight_constants(c, w, b, rows, offsets)
     if x.rank == 1:
         form: Form = (-1, 0)
     else:

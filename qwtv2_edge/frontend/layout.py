@@ -119,6 +119,7 @@ class Layouter:
     def __init__(self, builder: GraphBuilder) -> None:
         self.b = builder
         self.name = ""
+        self.is_module = False
         self.location = Location()
         self._moves: dict[tuple[str, str, tuple[int, ...]], str] = {}
         self._reshaped_from: dict[str, str] = {}
@@ -130,12 +131,16 @@ class Layouter:
         """Append a one-output node named after the framework node being lowered; returns its tensor."""
         return self.b.add(op, inputs, attrs, name=self.name + suffix, location=self.location)[0]
 
-    def constant(self, hint: str, array: np.ndarray) -> str:
-        """A float32 constant, stored once however often the same numbers are used."""
+    def constant(self, source: str, array: np.ndarray, name: str = "") -> str:
+        """A float32 constant, stored once however often it is used.
+
+        source: the parameter it was made from; the same numbers from the same source are the same constant.
+        name: what to call it, where not ``source``.
+        """
         array = np.ascontiguousarray(array, np.float32)
-        key = (array.shape, array.tobytes())
+        key = (source, array.shape, array.tobytes())
         if key not in self._constants:
-            self._constants[key] = self.b.constant(hint, array)
+            self._constants[key] = self.b.constant(name or source, array)
         return self._constants[key]
 
     def real_shape(self, v: Value) -> tuple[int, ...]:

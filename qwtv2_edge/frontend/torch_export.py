@@ -552,7 +552,7 @@ def _lower_node(s: _Lowering, node: FxNode, fold: _Fold | None) -> Any:
             s.problem(node, "dynamic-shape", f"{op} has an output of shape {[tuple(map(str, m.shape)) for m in tensors]}")
         return _stand_in(s, node, metas)
     c.out_shapes = tuple(_shape_of(m) for m in tensors)
-    c.name, c.location = _node_name(node), _location(s.torch_dir, node)
+    c.name, c.is_module, c.location = _node_name(node), all(_module_of(node)), _location(s.torch_dir, node)
     c.affine = fold.affine if fold is not None else None
     try:
         if op in CONTROL_FLOW:
