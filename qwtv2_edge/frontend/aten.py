@@ -55,10 +55,18 @@ class Context(Layouter):
     Attributes:
         out_shapes: logical shapes of the op's outputs, as the exporter inferred them.
         affine: BatchNorm (or the like) to fold into this op, or None.
+        op: the op's name.
     """
+
+    op: str = ""
 
     out_shapes: tuple[tuple[int, ...], ...] = ()
     affine: Affine | None = None
+
+    @property
+    def spatial_dims(self) -> int:
+        """1 for ops named ...1d, else 2."""
+        return 1 if self.op.endswith("1d") else 2
 
     @property
     def out_shape(self) -> tuple[int, ...]:
@@ -150,13 +158,13 @@ def constant(x: Any, role: str) -> Const:
     raise Unsupported(f"{role} depends on the network's input", f"make {role} a parameter or a buffer")
 
 
-def image(c: Context, x: Value) -> tuple[Value, int]:
-    """(x as NHWC, number of spatial axes): takes (N, C, H, W), (N, C, L), and both without N."""
-    if x.rank == 4:
-        return c.to_form(x, NHWC), 2
-    if x.rank == 3:
-        return c.to_form(x, NHWC_OF_1D), 1
-    raise Unsupported(f"a convolution or pooling input of rank {x.rank}", "1-D and 2-D networks with a batch axis are supported")
+def image(c: Context, x: Value, dims: int) -> Value:
+    """x as NHWC: takes (N, C, H, W) where ``dims`` is 2, (N, C, L) where it is 1."""
+    if x.rank != dims + 2:
+        raise Unsupported(
+            f"a {dims}-D spatial op on an input of rank {x.rank}", f"give it rank {dims + 2}: batch, channels, then {dims} spatial"
+        )
+    return c.to_form(x, NHWC if dims == 2 else NHWC_OF_1D)
 
 
 def image_result(c: Context, tensor: str, dims: int) -> Value:
@@ -173,7 +181,8 @@ def conv(
 ) -> Any:
     x, w = activation(input), constant(weight, "weight")
     b = None if bias is None else constant(bias, "bias")
-    v, dims = image(c, x)
+    dims = w.array.ndim - 2
+    v = image(c, x, dims)
     stride, dilation = spatial(stride, dims, 1), spatial(dilation, dims, 1)
     kernel = w.array.reshape(*w.array.shape[:2], *((1,) if dims == 1 else ()), *w.array.shape[2:])  # O, I/g, kh, kw
     if padding == "valid":
@@ -209,7 +218,8 @@ def conv_transpose(
 ) -> Any:
     x, w = activation(input), constant(weight, "weight")
     b = None if bias is None else constant(bias, "bias")
-    v, dims = image(c, x)
+    dims = w.array.ndim - 2
+    v = image(c, x, dims)
     if spatial(dilation, dims, 1) != (1, 1):
         raise Unsupported(f"transposed convolution with dilation {dilation}", "use dilation 1")
     stride = spatial(stride, dims, 1)
@@ -224,7 +234,7 @@ def conv_transpose(
         return image_result(c, c.emit("transpose_conv2d", inputs, attrs), dims)
     parts = []
     for g in range(groups):
-        part, _ = image(c, slice_axis(c, v, 1, g * per_in, (g + 1) * per_in, suffix=f".group{g}.slice"))
+        part = image(c, slice_axis(c, v, 1, g * per_in, (g + 1) * per_in, suffix=f".group{g}.slice"), dims)
         own = slice(g * per_out, (g + 1) * per_out)
         inputs = (part.tensor, *weight_constants(c, w, b, rows[own], offsets[own], f".group{g}"))
         parts.append(c.emit("transpose_conv2d", inputs, attrs, f".group{g}"))
@@ -592,7 +602,8 @@ def _pool_pads(sizes: Pair, kernel: Pair, stride: Pair, padding: Pair, outputs: 
 
 
 def _pool(c: Context, op: str, x: Value, kernel: Any, stride: Any, padding: Any, include_pad: bool = False) -> Value:
-    v, dims = image(c, x)
+    dims = c.spatial_dims
+    v = image(c, x, dims)
     kernel = spatial(kernel, dims, 1)
     stride = spatial(stride, dims, 1) if stride not in (None, [], ()) else kernel
     padding = spatial(padding, dims, 0)
@@ -631,7 +642,9 @@ def avg_pool(
 
 
 def _adaptive(c: Context, x: Value, output_size: Any, reduce_op: str, pool_op: str) -> Value:
-    dims = x.rank - 2
+    dims = c.spatial_dims
+    if x.rank != dims + 2:
+        image(c, x, dims)
     sizes = x.shape[2:]
     wanted = c.out_shape[2:]
     if all(o == 1 for o in wanted):
@@ -893,7 +906,8 @@ def upsample_bilinear(
 
 
 def _resize(c: Context, op: str, x: Value, factors: Any, attrs: Callable[[Pair], ResizeAttrs]) -> Value:
-    v, dims = image(c, x)
+    dims = c.spatial_dims
+    v = image(c, x, dims)
     wanted = c.out_shape[2:]
     for n, out, f in zip(x.shape[2:], wanted, factors or (), strict=False):
         if f is not None and abs(n * f - out) > 1e-6:

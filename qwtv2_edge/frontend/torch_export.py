@@ -553,7 +553,7 @@ def _lower_node(s: _Lowering, node: FxNode, fold: _Fold | None) -> Any:
         return _stand_in(s, node, metas)
     c.out_shapes = tuple(_shape_of(m) for m in tensors)
     c.name, c.is_module, c.location = _node_name(node), all(_module_of(node)), _location(s.torch_dir, node)
-    c.affine = fold.affine if fold is not None else None
+    c.op, c.affine = op, fold.affine if fold is not None else None
     try:
         if op in CONTROL_FLOW:
             raise Unsupported(f"control flow ({op})", "compute both sides and mix them", "data-dependent-control-flow")

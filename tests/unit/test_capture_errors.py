@@ -157,6 +157,12 @@ def test_forms_without_a_meaning_here(f, message: str) -> None:
     assert message in str(refused(Net()))
 
 
+@pytest.mark.parametrize("module", [nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1), nn.AvgPool2d(2)])
+def test_images_need_a_batch_axis(module: nn.Module) -> None:
+    error = refused(module, np.zeros((3, 8, 8), np.float32))
+    assert "give it rank 4" in error.problems[0].fix
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
 def test_other_float_types_are_refused(dtype: torch.dtype) -> None:
     error = refused(nn.Conv2d(3, 4, 3).to(dtype), torch.zeros(1, 3, 8, 8, dtype=dtype))
