@@ -12,7 +12,7 @@ from cases import CASES, feeds
 from conftest import ROOT, missing
 from graphs import integer_graph
 
-from qwtv2_edge.backends import emit, get_numerics
+from qwtv2_edge.backends import EmitOptions, emit, get_numerics
 from qwtv2_edge.errors import UnsupportedOpError
 from qwtv2_edge.ir import Graph, GraphBuilder, Quantization, TensorType
 from qwtv2_edge.ops.activation import AlphaAttrs
@@ -184,6 +184,20 @@ def test_equal_graphs_give_equal_bytes_in_fresh_processes():
     first, second = (subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout for _ in range(2))
     assert first == second
     assert first.strip().endswith("False"), "emitting must not import torch"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_manifest_travels_in_the_file(target, session, rng):
+    graph = network()
+    plain, marked = emit(graph, target), emit(graph, target, EmitOptions({"hash": "abc"}))
+    assert b'{"hash": "abc"}' in marked.data
+    assert b"manifest" not in plain.data
+    x = feeds(graph, rng, 4)
+    results = []
+    for artifact in (plain, marked):
+        session.load(artifact.data)
+        results.append(session.run(x)[0])
+    assert np.array_equal(*results)
 
 
 def test_emitting_is_quick():

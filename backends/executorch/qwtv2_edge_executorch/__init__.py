@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +11,9 @@ from qwtv2_edge.errors import Problem, UnsupportedOpError
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.numerics import Numerics
 from qwtv2_edge_executorch.numerics import NUMERICS
+
+#: key under which the manifest travels in the program's named data
+MANIFEST = "qwtv2_edge.manifest"
 
 TARGETS = ("executorch-xnnpack", "executorch-portable")
 
@@ -43,7 +47,8 @@ class ExecuTorchBackend:
         if result.problems:
             raise UnsupportedOpError(f"{target} can't take {len(result.problems)} nodes of '{graph.name}'", tuple(result.problems))
         notes = tuple(f"{n.op} '{n.name}' runs outside the delegate, as portable integer kernels: {why}" for n, why in result.outside)
-        return Artifact(target, result.finish(), tuple(result.program.called), notes, graph_hash(graph))
+        named = {MANIFEST: json.dumps(dict(options.manifest), sort_keys=True).encode()} if options.manifest else {}
+        return Artifact(target, result.finish(named), tuple(result.program.called), notes, graph_hash(graph))
 
 
 BACKEND = ExecuTorchBackend()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from qwtv2_edge.errors import GraphError, Problem, QuantizeError, QwtEdgeError, UnsupportedOpError
 from qwtv2_edge.ir.graph import Graph, Node
@@ -28,8 +29,8 @@ class Build:
     problems: list[Problem] = field(default_factory=list)
     outside: list[tuple[Node, str]] = field(default_factory=list)
 
-    def finish(self) -> bytes:
-        return self.program.finish(self.inputs, self.outputs)
+    def finish(self, named: Mapping[str, bytes] | None = None) -> bytes:
+        return self.program.finish(self.inputs, self.outputs, named)
 
 
 #: the exception a node's emission raised -> reason code
@@ -62,7 +63,7 @@ def build(graph: Graph, numerics: Numerics, *, delegate: bool) -> Build:
             _delegate(result, graph, stage, values)
         else:
             for node in stage:
-                _guard(result, node, lambda node=node: kernels.emit(node))
+                _guard(result, node, partial(kernels.emit, node))
                 if node.outputs[0] not in values:
                     type = graph.tensors[node.outputs[0]]
                     values[node.outputs[0]] = b.tensor(type.shape, DTYPES[type.dtype])
@@ -99,7 +100,7 @@ def _delegate(result: Build, graph: Graph, stage: Sequence[Node], values: dict[s
     given = [t for n in stage for t in n.outputs if t in needed]
     blob = xnnpack.Blob(graph, tuple(read), tuple(given))
     for node in stage:
-        _guard(result, node, lambda node=node: xnnpack.EMITTERS[node.op](blob, node))
+        _guard(result, node, partial(xnnpack.EMITTERS[node.op], blob, node))
     for t in given:
         values[t] = result.program.tensor(graph.tensors[t].shape, DTYPES[graph.tensors[t].dtype])
     if not result.problems:
@@ -111,12 +112,12 @@ def _try_alone(result: Build, graph: Graph, node: Node, numerics: Numerics, dele
     if delegate and not xnnpack.refusal(graph, node):
         inputs = tuple(t for t in node.inputs if t not in graph.constants)
         blob = xnnpack.Blob(graph, inputs, node.outputs)
-        _guard(result, node, lambda: xnnpack.EMITTERS[node.op](blob, node))
+        _guard(result, node, partial(xnnpack.EMITTERS[node.op], blob, node))
         return
     b = ProgramBuilder()
     types = {t: graph.tensors[t] for t in node.inputs if t not in graph.constants}
     values = {t: b.tensor(type.shape, DTYPES[type.dtype]) for t, type in types.items()}
-    _guard(result, node, lambda: portable.Portable(graph, numerics, b, values).emit(node))
+    _guard(result, node, partial(portable.Portable(graph, numerics, b, values).emit, node))
 
 
 def _reject(result: Build, graph: Graph, node: Node) -> bool:

@@ -6,7 +6,7 @@ ExecuTorch, so emitting needs neither it nor torch; :func:`check_installed_versi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
@@ -219,8 +219,12 @@ class ProgramBuilder:
             end = max(end, offset + storage.size)
         return aligned(end + ARENA_TAIL, ALIGNMENT)
 
-    def finish(self, inputs: Sequence[int], outputs: Sequence[int]) -> bytes:
-        """The program's file. Inputs live from before the first instruction, outputs to after the last."""
+    def finish(self, inputs: Sequence[int], outputs: Sequence[int], named: Mapping[str, bytes] | None = None) -> bytes:
+        """The program's file. Inputs live from before the first instruction, outputs to after the last.
+
+        Args:
+            named: data that travels in the file under a key, unused by the program itself.
+        """
         for value in inputs:
             self._touch(value, -1)
         for value in outputs:
@@ -228,6 +232,8 @@ class ProgramBuilder:
         arena = self.plan()
         constants, offsets = pack(self._constants, ALIGNMENT)
         segments = [constants, *(blob for _, blob in self._delegates)]
+        entries = [{"key": key, "segment_index": len(segments) + i} for i, key in enumerate(named or {})]
+        segments.extend((named or {}).values())
         values = [self._tensor_table(v) if isinstance(v, _View) else v for v in self._values]
         plan = {
             "name": "forward",
@@ -249,6 +255,7 @@ class ProgramBuilder:
             "constant_buffer": [],
             "backend_delegate_data": [],
             "constant_segment": {"segment_index": 0, "offsets": [0, *offsets]},
+            "named_data": entries or None,
         }
         return encode_program(program, segments)
 
