@@ -77,7 +77,7 @@ def command(name: str) -> Callable[[Callable[..., int]], Callable[..., int]]:
         own = list(inspect.signature(f, eval_str=True).parameters.values())[1:]
         common = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=a) for n, a in COMMON]
         parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + common
-        del wrapper.__wrapped__  # type: ignore[attr-defined]
+        del wrapper.__wrapped__
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
         app.command(name)(wrapper)

@@ -51,7 +51,7 @@ def compare_compensation(progress: Progress = silent) -> list[Row]:
     images, labels = load_part("evaluation")
     rows = []
     for kind in ("none", "offset", "cwac"):
-        recipe = Recipe(weight_bits=4, compensation=kind)  # type: ignore[arg-type]
+        recipe = Recipe(weight_bits=4, compensation=kind)
         model = quantize(graph, load_part("calibration")[0], recipe, progress)
         data = open_data({"x": images, "y": labels}, model.graph)
         result = evaluate(
