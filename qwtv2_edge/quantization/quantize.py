@@ -15,7 +15,7 @@ from qwtv2_edge.errors import CalibrationError, QuantizeError, RecipeError
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.quantization.apply import apply
 from qwtv2_edge.quantization.calibrate import calibrate
-from qwtv2_edge.quantization.legalize import legalize
+from qwtv2_edge.quantization.legalize import TO_NCHW, TO_NHWC, legalize
 from qwtv2_edge.quantization.recipe import Recipe
 from qwtv2_edge.simulator.run import batch_size
 
@@ -89,7 +89,7 @@ def quantize(graph: Graph, calibration: Any, recipe: Recipe | Mapping[str, Any] 
             lambda node: _options(node, recipe),
             progress,
         )
-    return QuantizedModel(result.graph, legal, _report(stats.samples, result))
+    return QuantizedModel(result.graph, legal, _report(stats.samples, result, boundary_transposes(legal)))
 
 
 def held_out(samples: int, recipe: Recipe) -> np.ndarray:
@@ -118,8 +118,18 @@ def check_overrides(graph: Graph, recipe: Recipe) -> None:
             raise RecipeError(f"overrides['{glob}'] matches no node", fix=f"module paths are: {shown}")
 
 
-def _report(samples: int, result: FitResult) -> QuantizationReport:
+def boundary_transposes(graph: Graph) -> list[str]:
+    """Inputs and outputs whose image layout costs a transpose in the artifact."""
+    at_input = {t for n in graph.nodes if n.op == "transpose" and n.attrs.perm == TO_NHWC for t in n.inputs if t in graph.inputs}
+    at_output = {t for n in graph.nodes if n.op == "transpose" and n.attrs.perm == TO_NCHW for t in n.outputs if t in graph.outputs}
+    return sorted(at_input | at_output)
+
+
+def _report(samples: int, result: FitResult, transposed: list[str]) -> QuantizationReport:
     notes = []
+    if transposed:
+        shown = ", ".join(f"'{t}'" for t in transposed)
+        notes.append(f"channels-first {shown}: one extra transpose each in the artifact; io_layout = \"nhwc\" drops it")
     if samples < FEW_SAMPLES and result.network.chosen != "none":
         notes.append(f"only {samples} calibration samples: the gates are weak below {FEW_SAMPLES}")
     return QuantizationReport(samples, result.nodes, result.network, tuple(notes))

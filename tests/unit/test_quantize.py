@@ -116,7 +116,9 @@ def test_nhwc_io_drops_the_boundary_transposes():
     (y,) = run(legal, [data.transpose(0, 2, 3, 1)], None)
     np.testing.assert_allclose(y.transpose(0, 3, 1, 2), run(graph, [data], None)[0], atol=1e-6)
     result = quantize(graph, data, Recipe(io_layout="nhwc", compensation="none"))  # data in the module's own layout still fits
-    assert ops(result.graph) == ["quantize", "conv2d", "dequantize"]
+    assert ops(result.graph) == ["quantize", "conv2d", "dequantize"] and not any("transpose" in n for n in result.report.notes)
+    kept = quantize(graph, data, Recipe(compensation="none"))
+    assert any("'back', 'x'" in n and "nhwc" in n for n in kept.report.notes)
 
 
 # ---------------------------------------------------------------- solver
