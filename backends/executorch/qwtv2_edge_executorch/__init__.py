@@ -46,9 +46,12 @@ class ExecuTorchBackend:
         result = build(graph, NUMERICS[target], delegate=target == "executorch-xnnpack")
         if result.problems:
             raise UnsupportedOpError(f"{target} can't take {len(result.problems)} nodes of '{graph.name}'", tuple(result.problems))
-        notes = tuple(f"{n.op} '{n.name}' runs outside the delegate, as portable integer kernels: {why}" for n, why in result.outside)
+        notes = [f"{n.op} '{n.name}' runs outside the delegate, as portable integer kernels: {why}" for n, why in result.outside]
+        packed = sum(graph.tensors[t].dtype == "int4" for t in graph.constants)
+        if packed:
+            notes.append(f"{packed} tensors of 4-bit weights take one byte per weight: ExecuTorch has no kernel for packed ones")
         named = {MANIFEST: json.dumps(dict(options.manifest), sort_keys=True).encode()} if options.manifest else {}
-        return Artifact(target, result.finish(named), tuple(result.program.called), notes, graph_hash(graph))
+        return Artifact(target, result.finish(named), tuple(result.program.called), tuple(notes), graph_hash(graph))
 
 
 BACKEND = ExecuTorchBackend()

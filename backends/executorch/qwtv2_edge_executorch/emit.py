@@ -128,7 +128,7 @@ def _reject(result: Build, graph: Graph, node: Node) -> bool:
     activations = [t for t in (*node.inputs, *node.outputs) if t not in graph.constants]
     for tensor in activations:
         type = graph.tensors[tensor]
-        boundary = node.op in ("quantize", "dequantize", "reshape", "transpose")
+        boundary = node.op in SHARED - {"pad"}
         if type.dtype == "int8" and type.quantization is not None and len(type.quantization.scale) == 1:
             continue
         if not (type.dtype == "float32" and boundary):
