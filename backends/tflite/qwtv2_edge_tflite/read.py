@@ -16,7 +16,8 @@ import numpy as np
 from qwtv2_edge.errors import GraphError, Problem, QwtEdgeError, UnsupportedOpError, UsageError
 from qwtv2_edge.ir.check import check
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Location
-from qwtv2_edge.ir.types import DTYPES, Quantization, TensorType
+from qwtv2_edge.ir.text import type_text
+from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs, DepthwiseAttrs, TransposeConvAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
@@ -71,11 +72,17 @@ class _Reader:
         for i in model.inputs:
             if i in self.names or model.tensors[i].data is not None:
                 raise GraphError(f"input '{model.tensors[i].name}' is given twice or is a constant", fix="export the file again")
-            self.names[i] = self.b.input(model.tensors[i].name or "input", self.type(i))
+            name = model.tensors[i].name or "input"
+            try:
+                type = self.type(i)
+            except Unreadable as error:
+                self.problems.append(Problem(error.args[0], name, "", error.args[1], error.args[2]))
+                type = TensorType(model.tensors[i].shape)
+            self.names[i] = self.b.input(name, type)
         for op in model.operators:
             self.operator(op)
         if self.problems:
-            raise UnsupportedOpError(f"{len(self.problems)} operators can't be read", tuple(self.problems))
+            raise UnsupportedOpError(f"{len(self.problems)} inputs or operators can't be read", tuple(self.problems))
         missing = [model.tensors[i].name for i in model.outputs if i not in self.names]
         if missing:
             raise GraphError(f"output '{missing[0]}' is not produced by any operator", fix="export the file again")
@@ -338,7 +345,7 @@ def _unary(name: str, attrs: Callable[[Operator], Any] = lambda op: NoAttrs()) -
 def _clamped(r: _Reader, op: Operator, attrs: ClampAttrs | None, name: str = "clamp") -> None:
     x, out = _input_type(r, op)[1], r.type(op.outputs[0])
     if x.quantization != out.quantization:
-        message = f"{op.code} from scale {x.scale:.9g}, zero point {x.zero_point} to {out.scale:.9g}, {out.zero_point}"
+        message = f"{op.code} from {type_text(x)} to {type_text(out)}"
         raise Unreadable("quantization", message, "give its input and output one quantization, or fuse it")
     r.add(name, (r.read(op.inputs[0]),), attrs or NoAttrs(), op.outputs[0])
 
@@ -383,7 +390,7 @@ def _pool(name: str) -> Rule:
         attrs, activation = PoolAttrs(kernel, stride, pads), _activation(o.FusedActivationFunction())
         out = r.type(op.outputs[0])
         if x.quantization != out.quantization:
-            message = f"{op.code} from scale {x.scale:.9g}, zero point {x.zero_point} to {out.scale:.9g}, {out.zero_point}"
+            message = f"{op.code} from {type_text(x)} to {type_text(out)}"
             raise Unreadable("quantization", message, "give its input and output one quantization")
         if activation == "none":
             r.add(name, (source,), attrs, op.outputs[0])
