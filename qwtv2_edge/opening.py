@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qwtv2_edge.backends import Artifact
-from qwtv2_edge.errors import GraphError, UsageError
+from qwtv2_edge.errors import GraphError, QwtEdgeError, UsageError
 from qwtv2_edge.ir import serde
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.profiling.measure import target_of
@@ -50,18 +50,29 @@ def open_model(path: str | Path) -> Opened:
     if path.suffix == ".qir":
         return Opened(path, serde.load(path), {})
     target = target_of(path)
-    data = _read(path)
+    artifact = Artifact(target, _read(path))
+    _check_listed(path, artifact)
     beside = path.parent / GRAPH_FILE
     if target == "tflite":
         from qwtv2_edge import read_tflite
 
-        return Opened(path, read_tflite(path), {target: Artifact(target, data)})
+        try:
+            return Opened(path, read_tflite(artifact.data), {target: artifact})
+        except QwtEdgeError as error:
+            error.message = f"{path}: {error.message}"
+            raise
     if not beside.is_file():
         raise UsageError(f"{path} holds no readable graph, and there is no {beside}", fix="keep the .pte in its export folder")
-    manifest = _json(path.parent / "manifest.json")
-    artifact = Artifact(target, data)
-    _check_hash(path, artifact, manifest)
     return Opened(path, serde.load(beside), {target: artifact})
+
+
+def _check_listed(path: Path, artifact: Artifact) -> None:
+    """Check the hash of a file that lies in an export folder."""
+    listing = path.parent / "manifest.json"
+    if listing.is_file():
+        manifest = _json(listing)
+        if manifest.get("artifacts", {}).get(artifact.target, {}).get("file") == path.name:
+            _check_hash(path, artifact, manifest)
 
 
 def _folder(path: Path) -> Opened:

@@ -286,12 +286,14 @@ def test_truncated_and_flipped_files(cli, exported, tmp_path, name):
     rng = np.random.default_rng(1)
     (tmp_path / name).write_bytes(data[: len(data) // 2])
     refused(cli("inspect", tmp_path / name), 2, name)
-    flips = 3 if name == "model.qir" else 0
-    for _ in range(flips):
+    for _ in range(40):
         broken = bytearray(data)
         broken[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))
         (tmp_path / name).write_bytes(broken)
-        refused(cli("inspect", tmp_path / name), 2, name)
+        done = cli("inspect", tmp_path / name)
+        # a .qir carries a digest; a lone .tflite has none, and a flipped weight is still a weight
+        if name == "model.qir" or done.code:
+            refused(done, 2, name)
 
 
 def test_flipped_artifact_of_an_export_folder(cli, exported, tmp_path):
