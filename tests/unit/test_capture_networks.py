@@ -11,12 +11,12 @@ import pytest
 pytest.importorskip("torch")
 
 import torch
+from models import tiny_mlperf, zoo
 from torch import nn
 
 from qwtv2_edge.frontend.torch_export import capture
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.simulator.run import run_float
-from tests.models import tiny_mlperf, zoo
 
 #: float32 sums in another order over tens of layers, relative to the largest output
 NETWORK_TOLERANCE = 2e-5
