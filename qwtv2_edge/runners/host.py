@@ -5,6 +5,7 @@ A runtime that crashes, aborts or hangs takes its process with it, and the calle
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -42,6 +43,9 @@ KINDS: dict[str, tuple[str, str]] = {
     "tflite-micro": ("TFLite Micro", "pip install tflite-micro"),
     "executorch": ("ExecuTorch", "pip install 'executorch>=1.4,<1.5'"),
 }
+
+#: bytes written at once: what a ready pipe takes without blocking
+PIECE = select.PIPE_BUF
 
 #: seconds a single message may take before the runtime counts as hung
 TIMEOUT_S = 600.0
@@ -163,11 +167,10 @@ class Session:
         """End the process."""
         process, self._process = self._process, None
         if process is not None:
-            assert process.stdin is not None and process.stdout is not None
-            try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):  # it may be gone already
                 process.stdin.close()  # the worker leaves at the end of its input
-            except BrokenPipeError:
-                pass  # it is gone already
             process.stdout.close()
             try:
                 process.wait(2)
@@ -182,7 +185,7 @@ class Session:
         env = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
         if self.kind == "tflite-2.14-reference":
             env.pop("PYTHONPATH", None)
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the session
         self._process = subprocess.Popen(
             [str(self._python), "-I", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=env, bufsize=0
         )
@@ -234,7 +237,7 @@ class Session:
             _, ready, _ = select.select([], [fd], [], max(0.0, deadline - time.monotonic()))
             if not ready:
                 raise TimeoutError
-            view = view[os.write(fd, view[: select.PIPE_BUF]) if len(view) <= select.PIPE_BUF else os.write(fd, view[: 1 << 16]) :]
+            view = view[os.write(fd, view[:PIECE]) :]
 
     @staticmethod
     def _read(process: subprocess.Popen[bytes], count: int, deadline: float) -> bytes:

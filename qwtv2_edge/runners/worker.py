@@ -1,6 +1,6 @@
 """Executes one artifact in one runtime, as a script of its own. Nothing here imports qwtv2_edge.
 
-Needs Python 3.9 or newer, NumPy 1 or 2, and the one runtime it is asked for. Messages travel over the process's
+Needs Python 3.10 or newer, NumPy 1 or 2, and the one runtime it is asked for. Messages travel over the process's
 first standard input and output; both are moved away before any runtime is imported, so what runtimes print
 goes to standard error and can't corrupt a message.
 
@@ -86,7 +86,7 @@ class Interpreter:
         }
 
     def set(self, arrays):
-        for index, array in zip(self._in, arrays):
+        for index, array in zip(self._in, arrays, strict=True):
             self.interpreter.set_tensor(index, array)
 
     def invoke(self):
@@ -112,7 +112,7 @@ class Micro:
             except RuntimeError as error:
                 # allocation failures carry no code of their own; only the log on standard error tells them apart
                 if arena == self.ARENAS[-1] or arena >= 64 * max(len(data), 1 << 20):
-                    raise RuntimeError("%s (with an arena of %d bytes)" % (error, arena))
+                    raise RuntimeError(f"{error} (with an arena of {arena} bytes)") from error
         self.load_ns = time.perf_counter_ns() - self.start
         self.arena = arena
         self.inputs = self._list(self.interpreter.get_input_details)
@@ -206,23 +206,23 @@ RUNTIMES = {"tflite-micro": Micro, "executorch": ExecuTorch}
 def samples_of(runtime, arrays):
     """How many invocations ``arrays`` are, after checking them against the artifact's inputs."""
     if len(arrays) != len(runtime.inputs):
-        raise ValueError("the artifact has %d inputs, got %d arrays" % (len(runtime.inputs), len(arrays)))
+        raise ValueError(f"the artifact has {len(runtime.inputs)} inputs, got {len(arrays)} arrays")
     counts = set()
-    for i, (array, d) in enumerate(zip(arrays, runtime.inputs)):
+    for i, (array, d) in enumerate(zip(arrays, runtime.inputs, strict=True)):
         shape = tuple(d["shape"])
         if array.dtype.name != d["dtype"]:
-            raise ValueError("input %d has dtype %s, the artifact takes %s" % (i, array.dtype.name, d["dtype"]))
+            raise ValueError(f"input {i} has dtype {array.dtype.name}, the artifact takes {d['dtype']}")
         if array.ndim != len(shape) or array.shape[1:] != shape[1:] or (shape and array.shape[0] % max(1, shape[0])):
-            raise ValueError("input %d has shape %s, the artifact takes %s" % (i, array.shape, shape))
+            raise ValueError(f"input {i} has shape {array.shape}, the artifact takes {shape}")
         counts.add(array.shape[0] // max(1, shape[0]) if shape else 1)
     if len(counts) > 1:
-        raise ValueError("inputs hold different numbers of samples: %s" % sorted(counts))
+        raise ValueError(f"inputs hold different numbers of samples: {sorted(counts)}")
     return counts.pop() if counts else 1
 
 
 def feed(runtime, arrays, i):
     out = []
-    for array, d in zip(arrays, runtime.inputs):
+    for array, d in zip(arrays, runtime.inputs, strict=True):
         unit = d["shape"][0] if d["shape"] else 0
         out.append(np.ascontiguousarray(array[i * unit : (i + 1) * unit]) if unit else array)
     return out
@@ -237,7 +237,7 @@ def run(runtime, arrays):
         parts.append([np.array(o) for o in runtime.get()])
     if not parts:
         raise ValueError("no samples")
-    return [np.concatenate(o) if o[0].ndim else np.stack(o) for o in zip(*parts)]
+    return [np.concatenate(o) if o[0].ndim else np.stack(o) for o in zip(*parts, strict=True)]
 
 
 def measure(runtime, arrays, runs, warmup, seconds):
@@ -273,12 +273,12 @@ def peak_rss_bytes():
 
 
 def versions(kind):
-    out = {"python": "%d.%d.%d" % sys.version_info[:3], "numpy": np.__version__}
+    out = {"python": ".".join(str(v) for v in sys.version_info[:3]), "numpy": np.__version__}
     name = DISTRIBUTIONS[kind]
     try:
         out[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        raise ModuleNotFoundError("No module named '%s'" % name, name=name)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModuleNotFoundError(f"No module named '{name}'", name=name) from error
     return out
 
 
@@ -319,7 +319,7 @@ def serve(source, sink):
         if message is None or message[0]["command"] == "close":
             return
         header, blobs = message
-        arrays = [np.frombuffer(b, d).reshape(s) for b, (d, s) in zip(blobs, header.get("arrays", []))]
+        arrays = [np.frombuffer(b, d).reshape(s) for b, (d, s) in zip(blobs, header.get("arrays", []), strict=False)]
         try:
             if header["command"] == "versions":
                 send(sink, {"ok": True, "versions": versions(header["kind"])})
@@ -346,11 +346,11 @@ def serve(source, sink):
                 peak = peak_rss_bytes()
                 send(sink, {"ok": True, "first_ns": first, "ns": samples, "peak_rss_bytes": peak}, outputs)
             else:
-                send(sink, {"ok": False, "error": "unknown command %r" % header["command"], "missing": ""})
+                send(sink, {"ok": False, "error": f"unknown command {header['command']!r}", "missing": ""})
         except ModuleNotFoundError as error:
             send(sink, {"ok": False, "error": str(error), "missing": str(error.name or "")})
         except Exception as error:  # whatever a runtime raises is reported, not hidden
-            send(sink, {"ok": False, "error": "%s: %s" % (type(error).__name__, error), "missing": ""})
+            send(sink, {"ok": False, "error": f"{type(error).__name__}: {error}", "missing": ""})
 
 
 def main():

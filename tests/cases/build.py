@@ -123,7 +123,9 @@ def weighted_case(
     return Case(name, b.freeze())
 
 
-def op_case(name: str, op: str, attrs, inputs: list[TensorType], out: Quantization, *, constants: dict[int, np.ndarray] | None = None) -> Case:
+def op_case(
+    name: str, op: str, attrs, inputs: list[TensorType], out: Quantization, *, constants: dict[int, np.ndarray] | None = None
+) -> Case:
     """A graph of one op. ``constants``: input position -> codes, for inputs that are constants."""
     from qwtv2_edge.ops import OPS
 

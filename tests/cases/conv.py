@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from cases.build import GRIDS, RANDOM, Case, weighted_case
 
+from cases.build import GRIDS, RANDOM, Case, weighted_case
 from qwtv2_edge.ops.conv import Conv2DAttrs, DepthwiseAttrs, TransposeConvAttrs
 
 NO_PAD = ((0, 0), (0, 0))
@@ -88,13 +88,19 @@ def _variants() -> list[Case]:
             a = Conv2DAttrs(activation=activation)
             out.append(weighted_case(f"conv2d-{activation}-{grid_name}", "conv2d", a, x, (5, 3, 3, 6), 0, 0, rng, grid, out_zero_point=-20))
             a = DepthwiseAttrs(activation=activation)
-            out.append(weighted_case(f"depthwise-{activation}-{grid_name}", "depthwise_conv2d", a, x, (1, 3, 3, 6), 3, 3, rng, grid, out_zero_point=-100))
+            out.append(
+                weighted_case(
+                    f"depthwise-{activation}-{grid_name}", "depthwise_conv2d", a, x, (1, 3, 3, 6), 3, 3, rng, grid, out_zero_point=-100
+                )
+            )
     for activation in ("relu", "relu6"):
         a = TransposeConvAttrs((2, 2), ((1, 0), (1, 0)), activation=activation)
         out.append(weighted_case(f"transposed-{activation}", "transpose_conv2d", a, x, (4, 3, 3, 6), 0, 0, rng, RANDOM, taps=14))
     for gain in (0.05, 3.0, 1000.0):
         out.append(weighted_case(f"conv2d-gain-{gain:g}", "conv2d", Conv2DAttrs(), x, (5, 2, 2, 6), 0, 0, rng, RANDOM, gain=gain))
-        out.append(weighted_case(f"depthwise-gain-{gain:g}", "depthwise_conv2d", DepthwiseAttrs(), x, (1, 3, 3, 6), 3, 3, rng, RANDOM, gain=gain))
+        out.append(
+            weighted_case(f"depthwise-gain-{gain:g}", "depthwise_conv2d", DepthwiseAttrs(), x, (1, 3, 3, 6), 3, 3, rng, RANDOM, gain=gain)
+        )
     for op, a, w, axis in (
         ("conv2d", Conv2DAttrs(), (4, 3, 3, 6), 0),
         ("depthwise_conv2d", DepthwiseAttrs(), (1, 3, 3, 6), 3),

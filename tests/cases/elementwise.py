@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from cases.build import GRIDS, RANDOM, Case, act, draw_act, op_case
 
+from cases.build import GRIDS, RANDOM, Case, act, draw_act, op_case
 from qwtv2_edge.ir.types import Quantization
 from qwtv2_edge.ops.elementwise import BinaryAttrs
 
@@ -38,7 +38,14 @@ def cases() -> list[Case]:
             out.append(op_case(f"{op}-constant-{grid_name}", op, BinaryAttrs(), [x, c], _out(rng, grid, x, c, op), constants={1: codes}))
             scalar = act((1, 1, 1, 1), grid.scale(0.02), 3)
             out.append(
-                op_case(f"{op}-scalar-{grid_name}", op, BinaryAttrs(), [x, scalar], _out(rng, grid, x, scalar, op), constants={1: np.full((1, 1, 1, 1), 77, np.int8)})
+                op_case(
+                    f"{op}-scalar-{grid_name}",
+                    op,
+                    BinaryAttrs(),
+                    [x, scalar],
+                    _out(rng, grid, x, scalar, op),
+                    constants={1: np.full((1, 1, 1, 1), 77, np.int8)},
+                )
             )
         rng = np.random.default_rng(17)
         # ratios at and beyond the edges of the delegate's windows: [2**-10, 2**8) for sums, [2**-16, 2**8) for products

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from cases.build import GRIDS, RANDOM, Case, draw_act, op_case
 
+from cases.build import GRIDS, RANDOM, Case, draw_act, op_case
 from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.ops.layout import ConcatAttrs, PadAttrs, ReshapeAttrs, ResizeAttrs, SliceAttrs, TransposeAttrs
 from qwtv2_edge.ops.spec import NoAttrs
@@ -30,7 +30,9 @@ def cases() -> list[Case]:
         ((1, 2, 3, 4, 2, 2), (0, 1, 4, 2, 5, 3)),
         ((1, 2, 3, 4, 2, 5), (0, 5, 4, 3, 2, 1)),
     ):
-        out.append(_same(f"transpose-{'x'.join(map(str, shape))}-{''.join(map(str, perm))}", "transpose", TransposeAttrs(perm), [shape], rng))
+        out.append(
+            _same(f"transpose-{'x'.join(map(str, shape))}-{''.join(map(str, perm))}", "transpose", TransposeAttrs(perm), [shape], rng)
+        )
     out.append(_same("concat-2", "concat", ConcatAttrs(3), [(1, 3, 4, 5), (1, 3, 4, 2)], rng))
     out.append(_same("concat-6", "concat", ConcatAttrs(3), [(1, 2, 2, i + 1) for i in range(6)], rng))
     out.append(_same("concat-height", "concat", ConcatAttrs(1), [(1, 3, 4, 5), (1, 2, 4, 5)], rng))
@@ -41,7 +43,13 @@ def cases() -> list[Case]:
     out.append(_same("pad", "pad", PadAttrs(((0, 0), (1, 2), (0, 3), (0, 1))), [(1, 3, 4, 5)], rng))
     out.append(_same("pad-value", "pad", PadAttrs(((0, 0), (1, 1), (2, 0), (0, 0)), 0.7), [(1, 3, 4, 5)], rng))
     out.append(_same("pad-rank2", "pad", PadAttrs(((0, 0), (3, 1))), [(1, 6)], rng))
-    for shape, size in (((1, 3, 4, 5), (6, 8)), ((1, 5, 7, 3), (8, 5)), ((1, 2, 2, 16), (7, 7)), ((1, 4, 4, 2), (1, 1)), ((1, 1, 6, 2), (1, 12))):
+    for shape, size in (
+        ((1, 3, 4, 5), (6, 8)),
+        ((1, 5, 7, 3), (8, 5)),
+        ((1, 2, 2, 16), (7, 7)),
+        ((1, 4, 4, 2), (1, 1)),
+        ((1, 1, 6, 2), (1, 12)),
+    ):
         for align, half in ((False, False), (True, False), (False, True)):
             label = f"{'x'.join(map(str, (*shape[1:3], *size)))}-{'align' if align else 'half' if half else 'legacy'}"
             out.append(_same(f"nearest-{label}", "resize_nearest", ResizeAttrs(size, align, half), [shape], rng))

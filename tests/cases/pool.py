@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-from cases.build import GRIDS, Case, act, draw_act, op_case
 
+from cases.build import GRIDS, Case, act, draw_act, op_case
 from qwtv2_edge.ir.types import Quantization
 from qwtv2_edge.ops.pool import PoolAttrs, ReduceAttrs, SoftmaxAttrs
 

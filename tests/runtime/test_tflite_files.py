@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cases import feeds
-from qwtv2_edge_tflite import BACKEND
 
 from qwtv2_edge.backends import emit
 from qwtv2_edge.runners.host import Session, available
 from qwtv2_edge.simulator.run import run
+from qwtv2_edge_tflite import BACKEND
 
 pytestmark = pytest.mark.runtime
 

@@ -12,10 +12,6 @@ import numpy as np
 import pytest
 from cases import CASES
 from cases.build import RANDOM, act, weights
-from qwtv2_edge_tflite import BACKEND
-from qwtv2_edge_tflite.ops import RULES, merged_transpose, padding_schemes, same_padding, transpose_steps
-from qwtv2_edge_tflite.parse import parse
-from qwtv2_edge_tflite.schema import bindings, pack_int4, unpack_int4
 
 from qwtv2_edge.backends import EmitOptions, emit
 from qwtv2_edge.errors import UnsupportedOpError
@@ -25,6 +21,10 @@ from qwtv2_edge.ops import OPS
 from qwtv2_edge.ops.conv import Conv2DAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
 from qwtv2_edge.ops.spec import NoAttrs
+from qwtv2_edge_tflite import BACKEND
+from qwtv2_edge_tflite.ops import RULES, merged_transpose, padding_schemes, same_padding, transpose_steps
+from qwtv2_edge_tflite.parse import parse
+from qwtv2_edge_tflite.schema import bindings, pack_int4, unpack_int4
 
 
 def case(name: str) -> Graph:
@@ -58,7 +58,10 @@ def test_fields():
     m = root(data)
     assert data[4:8] == b"TFL3"
     assert m.Version() == 3
-    codes = {(m.OperatorCodes(i).BuiltinCode(), m.OperatorCodes(i).DeprecatedBuiltinCode(), m.OperatorCodes(i).Version()) for i in range(m.OperatorCodesLength())}
+    codes = {
+        (m.OperatorCodes(i).BuiltinCode(), m.OperatorCodes(i).DeprecatedBuiltinCode(), m.OperatorCodes(i).Version())
+        for i in range(m.OperatorCodesLength())
+    }
     assert codes == {(114, 114, 1), (3, 3, 3), (0, 0, 2), (6, 6, 2)}
     g = m.Subgraphs(0)
     names = [g.Tensors(i).Name().decode() for i in range(g.TensorsLength())]
@@ -156,7 +159,7 @@ def test_padding_schemes_read_the_prescribed_taps():
             windows = ([o * stride - top + k * dilation for k in range(kernel)] for o in range(count))
             return [[t for t in w if 0 <= t < size] for w in windows]
 
-        top, total = same_padding(size, kernel, stride, dilation)
+        top = same_padding(size, kernel, stride, dilation)[0]
         want = {"SAME": taps(top, -(-size // stride)), "VALID": taps(0, (size - span - 1) // stride + 1) if size > span else None}
         for scheme in padding_schemes(size, out, kernel, stride, dilation, before):
             assert taps(before, out) == want[scheme]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cases import CASES, feeds
+
+from qwtv2_edge.backends import emit
+from qwtv2_edge.errors import GraphError, UnsupportedOpError, UsageError
+from qwtv2_edge.ir.types import Quantization
+from qwtv2_edge.simulator.run import run
 from qwtv2_edge_tflite import BACKEND
 from qwtv2_edge_tflite.ops import Emission
 from qwtv2_edge_tflite.schema import FlatModel, OperatorRow, TensorRow, enum, serialize
-
-from qwtv2_edge.backends import emit
-from qwtv2_edge.errors import GraphError, QwtEdgeError, UnsupportedOpError, UsageError
-from qwtv2_edge.ir.types import Quantization
-from qwtv2_edge.simulator.run import run
 
 REFERENCE, XNNPACK = BACKEND.numerics["litert-reference"], BACKEND.numerics["litert-xnnpack"]
 Q = Quantization.per_tensor(0.05, -3)
@@ -63,7 +63,13 @@ def test_split_and_strided_slice_with_a_dropped_axis():
     assert np.array_equal(a, X[..., :3])
     assert np.array_equal(b, X[..., 3:])
 
-    rows = [act("x", (1, 4, 5, 6)), ints("begin", [0, -3, 0, 0]), ints("end", [0, 9, -1, 1]), ints("step", [1, 1, 2, 1]), act("y", (1, 3, 2))]
+    rows = [
+        act("x", (1, 4, 5, 6)),
+        ints("begin", [0, -3, 0, 0]),
+        ints("end", [0, 9, -1, 1]),
+        ints("step", [1, 1, 2, 1]),
+        act("y", (1, 3, 2)),
+    ]
     cut = op("STRIDED_SLICE", (0, 1, 2, 3), (4,), "StridedSliceOptions", BeginMask=1, EndMask=1, ShrinkAxisMask=8)
     (y,) = simulate(model([cut], rows), X)
     assert np.array_equal(y, X[:, -3:, 0:-1:2, 0])
@@ -180,8 +186,7 @@ def test_damaged_files_give_an_error_or_a_graph_never_a_crash(family, rng):
         data = damaged(files[int(rng.integers(len(files)))], rng)
         try:
             BACKEND.read(data)
-        except QwtEdgeError as error:
-            assert isinstance(error, GraphError | UnsupportedOpError), error
+        except (GraphError, UnsupportedOpError):
             refused += 1
     assert refused > 100
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 
 from qwtv2_edge.backends import Artifact, EmitOptions
 from qwtv2_edge.errors import Problem, UnsupportedOpError, locate
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.serde import graph_hash
 from qwtv2_edge_tflite.numerics import NUMERICS
-from qwtv2_edge_tflite.ops import RULES, Emission
+from qwtv2_edge_tflite.ops import RULES, Emission, Limit
 from qwtv2_edge_tflite.schema import FlatModel, OperatorRow, serialize
 
 MANIFEST_KEY = "qwtv2_edge.manifest"
@@ -64,7 +65,7 @@ DIFFERENCES = {
 
 def check(graph: Graph, target: str = "tflite") -> tuple[Problem, ...]:
     """Every node the target can't take, each with a code and a fix."""
-    problems = []
+    problems: list[Problem] = []
     for node in graph.nodes:
         problems.extend(Problem(code, node.name, str(node.location), message, fix) for code, message, fix in _limits(graph, node))
     produced = {t for n in graph.nodes for t in n.outputs}
@@ -74,7 +75,7 @@ def check(graph: Graph, target: str = "tflite") -> tuple[Problem, ...]:
     return tuple(problems)
 
 
-def _limits(graph: Graph, node: Node):
+def _limits(graph: Graph, node: Node) -> Iterator[Limit]:
     rule = RULES.get(node.op)
     if rule is None:
         yield "op", f"TFLite has no integer form of {node.op}", "replace it with supported ops"

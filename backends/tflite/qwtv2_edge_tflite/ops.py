@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from qwtv2_edge.fixedpoint import activation_bounds, activation_code
+from qwtv2_edge.fixedpoint import activation_bounds
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.types import Quantization, TensorType
+from qwtv2_edge.ops.integers import pad_code
 from qwtv2_edge.ops.spec import ACTIVATIONS
 from qwtv2_edge_tflite.schema import OperatorRow, TensorRow, enum, pack_int4
 
@@ -172,8 +173,8 @@ def _weighted(e: Emission, node: Node) -> tuple[int, int]:
 
 
 def _conv2d(e: Emission, node: Node) -> None:
-    a, (x, w, _) = node.attrs, e.graph.in_types(node)
-    source, padding = _windowed(e, node, w.shape[1:3], a.dilation)
+    a, w = node.attrs, e.graph.in_types(node)[1]
+    source, padding = _windowed(e, node, (w.shape[1], w.shape[2]), a.dilation)
     e.op(
         "CONV_2D", (source, *_weighted(e, node)), e.use(node.outputs[0]), "Conv2DOptions",
         version=6 if a.groups > 1 else 7 if w.dtype == "int4" else 3,
@@ -184,7 +185,7 @@ def _conv2d(e: Emission, node: Node) -> None:
 
 def _depthwise(e: Emission, node: Node) -> None:
     a, (x, w, _) = node.attrs, e.graph.in_types(node)
-    source, padding = _windowed(e, node, w.shape[1:3], a.dilation)
+    source, padding = _windowed(e, node, (w.shape[1], w.shape[2]), a.dilation)
     e.op(
         "DEPTHWISE_CONV_2D", (source, *_weighted(e, node)), e.use(node.outputs[0]), "DepthwiseConv2DOptions",
         version=7 if w.dtype == "int4" else 3,
@@ -317,7 +318,7 @@ def _pool(e: Emission, node: Node, code: str, source: int, padding: int, target:
 def _dense_start(size: int, out: int, kernel: int, stride: int, before: int) -> int:
     """Where, in a stride-1 SAME pool of one axis, this pool's first output stands; -1 when it isn't in it."""
     first = (kernel - 1) // 2 - before
-    return first if 0 <= first and first + (out - 1) * stride < size else -1
+    return first if first >= 0 and first + (out - 1) * stride < size else -1
 
 
 def _dense_starts(node: Node, x: TensorType, out: TensorType) -> list[int]:
@@ -440,7 +441,7 @@ def _slice(e: Emission, node: Node) -> None:
 
 def _pad_node(e: Emission, node: Node) -> None:
     x = e.graph.in_types(node)[0]
-    fill = x.zero_point if node.attrs.value == 0 else int(np.clip(activation_code(node.attrs.value, x.scale, x.zero_point, "TFLITE"), -128, 127))
+    fill = pad_code(node.attrs.value, x)
     _pad(e, node.name, e.use(node.inputs[0]), x, e.use(node.outputs[0]), node.attrs.paddings, fill)
 
 

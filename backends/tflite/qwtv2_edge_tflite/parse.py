@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from qwtv2_edge.errors import GraphError
+from qwtv2_edge.ir.types import DTYPES
 from qwtv2_edge_tflite.schema import IDENTIFIER, TENSOR_TYPES, bindings, enum_names, unpack_int4
 
 #: what the bindings raise on offsets and counts that leave the file
@@ -137,7 +138,7 @@ class _File:
     def buffer(self, table: Any) -> bytes | memoryview:
         if table.Offset() > 1 or table.Size() > 1:
             raise GraphError("its constants lie outside the flatbuffer", fix="give a file below 2 GB with its constants inside")
-        return memoryview(self.numbers(table, "Data")).cast("B") if table.DataLength() else b""
+        return self.numbers(table, "Data").data if table.DataLength() else b""
 
     def code(self, table: Any) -> str:
         value = max(table.BuiltinCode(), table.DeprecatedBuiltinCode())
@@ -172,7 +173,9 @@ class _File:
             raise corrupt(f"tensor '{name}' uses buffer {table.Buffer()} of {len(buffers)}")
         raw = buffers[table.Buffer()]
         data = self.array(name, raw, shape, dtype) if len(raw) else None
-        scale, zero_point, axis = (), (), 0
+        scale: tuple[float, ...] = ()
+        zero_point: tuple[int, ...] = ()
+        axis = 0
         q = table.Quantization()
         if q is not None:
             scale = tuple(float(v) for v in self.numbers(q, "Scale").astype(np.float32))
@@ -190,7 +193,7 @@ class _File:
         if dtype not in TENSOR_TYPES:
             return None
         size = prod(shape)
-        kind = {"int4": np.dtype(np.uint8), "float32": np.dtype("<f4"), "bool": np.dtype(np.bool_)}.get(dtype) or np.dtype(dtype)
+        kind = DTYPES[dtype]
         needed = (size + 1) // 2 if dtype == "int4" else size * kind.itemsize
         if len(raw) != needed:
             raise corrupt(f"constant '{name}' of {dtype}{list(shape)} has {len(raw)} bytes, needs {needed}")

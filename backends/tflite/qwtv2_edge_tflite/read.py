@@ -141,7 +141,9 @@ class _Reader:
         """An operator's input that must be a constant, e.g. paddings."""
         row = self.row(op.inputs[position]) if position < len(op.inputs) else None
         if row is None or row.data is None or row.dtype not in dtypes:
-            raise Unreadable("form", f"input {position} of {op.code} is not a constant of {' or '.join(dtypes)}", "export with static shapes")
+            raise Unreadable(
+                "form", f"input {position} of {op.code} is not a constant of {' or '.join(dtypes)}", "export with static shapes"
+            )
         return row.data
 
     def integers(self, op: Operator, position: int) -> list[int]:
@@ -158,7 +160,9 @@ class _Reader:
         if output in self.names or row.data is not None:
             raise GraphError(f"'{row.name}' is produced twice", fix="export the file again")
         name = self.b.unique_tensor(row.name or op)
-        self.b.add(op, inputs, attrs, name=row.name or op, location=Location(module_path=row.name), out_types=(self.type(output),), outputs=(name,))
+        self.b.add(
+            op, inputs, attrs, name=row.name or op, location=Location(module_path=row.name), out_types=(self.type(output),), outputs=(name,)
+        )
         self.names[output] = name
 
     def step(self, op: str, inputs: Sequence[str], attrs: Any, shape: Sequence[int], like: TensorType, hint: str) -> str:
@@ -240,7 +244,9 @@ def _input_type(r: _Reader, op: Operator, position: int = 0, rank: int | None = 
 def _padding(scheme: int, x: TensorType, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> tuple:
     """Explicit padding of a window op, after refusing windows out of all proportion to the input."""
     if min(*stride, *dilation, *kernel) < 1:
-        raise GraphError(f"window {tuple(kernel)}, stride {tuple(stride)} or dilation {tuple(dilation)} below 1", fix="export the file again")
+        raise GraphError(
+            f"window {tuple(kernel)}, stride {tuple(stride)} or dilation {tuple(dilation)} below 1", fix="export the file again"
+        )
     pads = []
     for i in (0, 1):
         size = x.shape[1 + i]
@@ -279,7 +285,9 @@ def _depthwise(r: _Reader, op: Operator) -> None:
     if len(shape) != 4:
         raise GraphError(f"weights {shape} do not fit input {x.shape}", fix="export the file again")
     stride, dilation = (o.StrideH(), o.StrideW()), (o.DilationHFactor(), o.DilationWFactor())
-    attrs = DepthwiseAttrs(stride, _padding(o.Padding(), x, shape[1:3], stride, dilation), dilation, _activation(o.FusedActivationFunction()))
+    attrs = DepthwiseAttrs(
+        stride, _padding(o.Padding(), x, shape[1:3], stride, dilation), dilation, _activation(o.FusedActivationFunction())
+    )
     r.add("depthwise_conv2d", (name, w, _bias(r, op, 2, channels, x, w)), attrs, op.outputs[0])
 
 
@@ -293,11 +301,13 @@ def _transpose_conv(r: _Reader, op: Operator) -> None:
     stride = (o.StrideH(), o.StrideW())
     if min(stride) < 1 or max(stride) > max(out):
         raise GraphError(f"stride {stride}", fix="export the file again")
-    crop = []
-    for i in (0, 1):
-        before = same_padding(out[1 + i], shape[1 + i], stride[i], 1)[0] if _scheme(o.Padding()) == "SAME" else 0
-        crop.append((before, (x.shape[1 + i] - 1) * stride[i] + shape[1 + i] - before - out[1 + i]))
-    attrs = TransposeConvAttrs(stride, tuple(crop), _activation(o.FusedActivationFunction()))
+    same = _scheme(o.Padding()) == "SAME"
+
+    def crop(i: int) -> tuple[int, int]:
+        before = same_padding(out[i], shape[i], stride[i - 1], 1)[0] if same else 0
+        return before, (x.shape[i] - 1) * stride[i - 1] + shape[i] - before - out[i]
+
+    attrs = TransposeConvAttrs(stride, (crop(1), crop(2)), _activation(o.FusedActivationFunction()))
     r.add("transpose_conv2d", (name, w, _bias(r, op, 3, channels, x, w)), attrs, op.outputs[0])
 
 
@@ -506,10 +516,10 @@ def _resize(name: str, table: str) -> Rule:
     def rule(r: _Reader, op: Operator) -> None:
         o = _options(op, table)
         source, _ = _input_type(r, op, rank=4)
-        size = tuple(r.integers(op, 1))
-        if size != r.shape(op.outputs[0])[1:3]:
+        size = r.integers(op, 1)
+        if len(size) != 2 or tuple(size) != r.shape(op.outputs[0])[1:3]:
             raise GraphError(f"size {size} is not the output's", fix="export the file again")
-        r.add(name, (source,), ResizeAttrs(size, bool(o.AlignCorners()), bool(o.HalfPixelCenters())), op.outputs[0])
+        r.add(name, (source,), ResizeAttrs((size[0], size[1]), bool(o.AlignCorners()), bool(o.HalfPixelCenters())), op.outputs[0])
 
     return rule
 

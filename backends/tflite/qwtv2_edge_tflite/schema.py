@@ -69,7 +69,9 @@ def bindings(table: str) -> Any:
     try:
         return importlib.import_module(f"tflite.{table}")
     except ModuleNotFoundError as exc:
-        raise MissingToolError(f"the TFLite schema bindings are not installed ({exc})", fix="pip install 'tflite>=2.18' flatbuffers") from exc
+        raise MissingToolError(
+            f"the TFLite schema bindings are not installed ({exc})", fix="pip install 'tflite>=2.18' flatbuffers"
+        ) from exc
 
 
 def enum(table: str, name: str) -> int:
@@ -133,9 +135,7 @@ def serialize(model: FlatModel) -> bytes:
         SignatureKey=builder.CreateString("serving_default"),
         SubgraphIndex=0,
     )
-    metadata = [
-        _table(builder, "Metadata", Name=builder.CreateString(name), Buffer=blob_of[name]) for name, _ in model.metadata
-    ]
+    metadata = [_table(builder, "Metadata", Name=builder.CreateString(name), Buffer=blob_of[name]) for name, _ in model.metadata]
     root = _table(
         builder,
         "Model",
@@ -231,7 +231,5 @@ def _operator_code(builder: Any, code: str, version: int) -> int:
 
 
 def _tensor_maps(builder: Any, model: FlatModel, indices: Sequence[int]) -> int:
-    rows = [
-        _table(builder, "TensorMap", Name=builder.CreateString(model.tensors[i].name), TensorIndex=i) for i in indices
-    ]
+    rows = [_table(builder, "TensorMap", Name=builder.CreateString(model.tensors[i].name), TensorIndex=i) for i in indices]
     return _offsets(builder, rows)
