@@ -238,3 +238,9 @@ def test_float_graphs_are_refused_whole():
         problems = BACKEND.check(graph, target)
         assert {p.node for p in problems} == {n.name for n in graph.nodes}
         assert {p.code for p in problems} == {"dtype-unsupported"}
+
+
+def test_four_bit_weights_are_told_to_take_a_byte_each():
+    (case, *_) = (c for c in CASES["conv"] if any(t.dtype == "int4" for t in c.graph.tensors.values()))
+    (note,) = emit(case.graph, "executorch-portable").notes
+    assert "one byte per weight" in note
