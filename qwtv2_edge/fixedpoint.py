@@ -87,7 +87,7 @@ def quantize_multiplier(effective_scale: float | np.ndarray) -> tuple[np.ndarray
     Args:
         effective_scale: float64, any shape; finite, not negative.
     Returns: (multiplier, shift), int64, same shape; (0, 0) for scales below 2**-32.
-    Raises: QuantizeError: a scale is negative, infinite or NaN, or needs a left shift beyond 30.
+    Raises: QuantizeError: a scale is negative, infinite or NaN, or needs a left shift beyond 31.
     Source: LiteRT tflite/kernels/internal/quantization_util.cc :: QuantizeMultiplier
     """
     scale = np.asarray(effective_scale, np.float64)
@@ -101,8 +101,8 @@ def quantize_multiplier(effective_scale: float | np.ndarray) -> tuple[np.ndarray
     shift = shift + full
     gone = (shift < -31) | (multiplier == 0)
     multiplier, shift = np.where(gone, 0, multiplier), np.where(gone, 0, shift)
-    if (shift > 30).any():
-        raise QuantizeError(f"effective scale {float(scale.max())} is not below 2**30", fix="widen the output range")
+    if (shift > 31).any():
+        raise QuantizeError(f"effective scale {float(scale.max())} is not below 2**31", fix="widen the output range")
     return multiplier, shift
 
 
@@ -592,6 +592,8 @@ def softmax_fixed(codes: np.ndarray, scale: float, beta: float) -> np.ndarray:
 
     Args:
         codes: int8, any shape.
+    Raises: QuantizeError: a row's exponentials, relative to its largest, sum to 512 or more; LiteRT 2.3 and TFLite
+        Micro abort there, tflite-runtime 2.14 shifts by the register's width.
     Source: LiteRT tflite/kernels/internal/reference/softmax.h :: Softmax
     """
     multiplier, shift = quantize_multiplier(min(float(np.float64(beta) * np.float64(F(scale))) * 2.0**26, 2.0**31 - 1))
@@ -603,6 +605,11 @@ def softmax_fixed(codes: np.ndarray, scale: float, beta: float) -> np.ndarray:
     e = exp_on_negative_values(multiply_quantized(np.where(kept, diff, 0), multiplier, shift), 5)
     total = np.where(kept, rdbpot(e, 12), 0).sum(-1, keepdims=True)
     inverse, bits = reciprocal(total, 12)
+    if (bits + 23 > 31).any():
+        raise QuantizeError(
+            f"softmax over {codes.shape[-1]} entries this flat: the exponentials of a row sum to 512 or more, where the runtime fails",
+            fix="leave the softmax out of the network, or take a runtime with the XNNPACK delegate",
+        )
     out = rdbpot(srdhm(inverse, e), bits + 23) - 128
     return np.where(kept, np.clip(out, -128, 127), -128).astype(np.int8)
 

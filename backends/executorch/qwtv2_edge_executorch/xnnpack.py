@@ -521,6 +521,9 @@ def refusal(graph: Graph, node: Node) -> str:
             return f"slice strides {a.stride}"
         case "resize_nearest" if nearest_factors(x, a) is None:
             return "not a whole-number repetition"
+        case "clamp" if not a.min <= 0 <= a.max:
+            # merged into a convolution of more than one tap it ends in "out of memory" at the first run (1.4.1)
+            return f"a clamp to [{a.min:g}, {a.max:g}] leaves out 0, which its convolutions need"
         case "requantize" if not _q8_window(float(np.float32(x.scale) / np.float32(y.scale))):
             return "scale ratio leaves [2**-8, 2**7]"
         case "leaky_relu" if not _q8_window(float(np.float32(x.scale) / np.float32(y.scale)), a.alpha):

@@ -1,0 +1,79 @@
+"""Graphs that random search once found to go wrong, in their smallest form. Every one is run on every runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from qwtv2_edge.ir.graph import Graph, GraphBuilder
+from qwtv2_edge.ir.types import Quantization, TensorType
+from qwtv2_edge.ops import OPS
+from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs
+from qwtv2_edge.ops.conv import Conv2DAttrs
+from qwtv2_edge.ops.pool import SoftmaxAttrs
+
+
+def _graph(name: str, x: TensorType, make: Callable[[GraphBuilder, str], str]) -> Graph:
+    b = GraphBuilder(name)
+    b.outputs = [make(b, b.input("x", x))]
+    return b.freeze()
+
+
+def _int8(shape: tuple[int, ...], scale: float, zero_point: int) -> TensorType:
+    return TensorType(shape, "int8", Quantization.per_tensor(scale, zero_point))
+
+
+def flat_softmax() -> Graph:
+    """602 nearly equal entries: the exponentials sum to 512 and more, where TFLite's reference kernel fails."""
+    out = _int8((1, 602), 1 / 256, -128)
+    return _graph(
+        "flat-softmax",
+        _int8((1, 602), 0.00204312173, 1),
+        lambda b, x: b.add("softmax", (x,), SoftmaxAttrs(0.5), name="softmax", out_types=(out,))[0],
+    )
+
+
+def steep_softmax() -> Graph:
+    """A multiplier with a left shift of 31: only the largest entry of a row is ever shifted."""
+    out = _int8((1, 2), 1 / 256, -128)
+    return _graph(
+        "steep-softmax",
+        _int8((1, 2), 2048.0, 0),
+        lambda b, x: b.add("softmax", (x,), SoftmaxAttrs(2.0), name="softmax", out_types=(out,))[0],
+    )
+
+
+def clamp_without_zero(low: float, high: float) -> Graph:
+    """A clamp that leaves out 0 after a convolution: merged by XNNPACK, it failed at the first run."""
+
+    def make(b: GraphBuilder, x: str) -> str:
+        w = np.random.default_rng(0).integers(-127, 128, (3, 1, 3, 2), dtype=np.int8)
+        weights = b.constant("w", w, TensorType(w.shape, "int8", Quantization.per_channel(np.full(3, 0.01), 0)))
+        bias = b.constant("b", np.zeros(3, np.int32), TensorType((3,), "int32", Quantization.per_channel(np.full(3, 0.0002), 0)))
+        attrs = Conv2DAttrs()
+        shape = OPS["conv2d"].infer(tuple(b.tensors[t] for t in (x, weights, bias)), attrs)[0].shape
+        out = _int8(shape, 0.5, 0)
+        (y,) = b.add("conv2d", (x, weights, bias), attrs, name="conv", out_types=(out,))
+        return b.add("clamp", (y,), ClampAttrs(low, high), name="clamp", out_types=(out,))[0]
+
+    return _graph(f"clamp-{low:g}-{high:g}", _int8((1, 4, 9, 2), 0.02, -20), make)
+
+
+def leaky_ratio() -> Graph:
+    """TFLite Micro derives the slope's multiplier in another precision than TFLite."""
+    out = _int8((1, 256), 0.00022856899886392057, -80)
+    return _graph(
+        "leaky-ratio",
+        _int8((1, 256), 0.02914254739880562, -30),
+        lambda b, x: b.add("leaky_relu", (x,), AlphaAttrs(0.1), name="leaky", out_types=(out,))[0],
+    )
+
+
+REGRESSIONS: tuple[Graph, ...] = (
+    flat_softmax(),
+    steep_softmax(),
+    clamp_without_zero(0.5, float("inf")),
+    clamp_without_zero(-20.0, -1.0),
+    leaky_ratio(),
+)

@@ -1,0 +1,139 @@
+"""Differential fuzzing: random integer graphs, every target, every exact numerics that runs here, every byte.
+
+``QWTV2_FUZZ_GRAPHS`` and ``QWTV2_FUZZ_SEED`` choose how many graphs the slow search draws, and which.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from cases.build import feeds
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from property.graphs import integer_graphs
+from property.regressions import REGRESSIONS
+
+from qwtv2_edge.backends import TARGETS, backend_for, emit, numerics_of
+from qwtv2_edge.errors import QuantizeError, RunError
+from qwtv2_edge.ir.graph import Graph
+from qwtv2_edge.ir.text import to_text
+from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.runners.host import Session, available
+from qwtv2_edge.simulator import simulate
+
+pytestmark = pytest.mark.runtime
+
+SAMPLES = 12
+
+#: TensorFlow runs the kernels of LiteRT in another wheel, and starts slowly; tests/runtime covers it
+LEFT_OUT = ("tensorflow-reference", "tensorflow-xnnpack")
+
+
+def exact_numerics(target: str) -> list[Numerics]:
+    return [
+        n
+        for n in numerics_of(target)
+        if n.promise == "exact" and not n.bounds and n.runner and "@" not in n.name and n.name not in LEFT_OUT and available(n.runner)[0]
+    ]
+
+
+class Runtimes:
+    """One long-lived process per runtime, and what was compared."""
+
+    def __init__(self) -> None:
+        self.sessions: dict[str, Session] = {}
+        self.compared: Counter[str] = Counter()
+        self.graphs = 0
+
+    def run(self, runner: str, data: bytes, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        if runner not in self.sessions:
+            self.sessions[runner] = Session(runner, timeout_s=120)
+        self.sessions[runner].load(data)
+        return self.sessions[runner].run(inputs)
+
+    def compare(self, graph: Graph) -> None:
+        """Every target that takes ``graph``, every numerics; fails at the first byte that differs."""
+        self.graphs += 1
+        inputs = feeds(graph, np.random.default_rng(0), SAMPLES)
+        for target in TARGETS:
+            if backend_for(target).check(graph, target):
+                continue
+            artifact = emit(graph, target)
+            for numerics in exact_numerics(target):
+                if numerics.refusals(graph):
+                    continue
+                try:
+                    expected = simulate(graph, inputs, numerics)
+                except QuantizeError:
+                    continue  # inputs on which the runtime overflows or aborts; counted by what is missing below
+                try:
+                    got = self.run(numerics.runner, artifact.data, inputs)
+                except RunError as error:
+                    pytest.fail(f"{numerics.name}: {error}\n{to_text(graph)}")
+                assert [a.size for a in got] == [a.size for a in expected]
+                for name, a, b in zip(graph.outputs, expected, got, strict=True):
+                    b = b.reshape(a.shape)
+                    assert a.dtype == b.dtype
+                    if not np.array_equal(a, b):
+                        at = tuple(int(i) for i in np.argwhere(a != b)[0])
+                        pytest.fail(
+                            f"{numerics.name}: {int((a != b).sum())} of {a.size} values of '{name}' differ, "
+                            f"first at {at}: simulator {a[at]}, runtime {b[at]}\n{to_text(graph)}"
+                        )
+                self.compared[numerics.name] += 1
+
+    def require_share(self, share: float) -> None:
+        """Each numerics must really have run on that share of the graphs."""
+        for target in TARGETS:
+            for numerics in exact_numerics(target):
+                count = self.compared[numerics.name]
+                assert count >= share * self.graphs, f"{numerics.name} ran {count} of {self.graphs} graphs only"
+
+
+@pytest.fixture(scope="module")
+def processes() -> Iterator[Runtimes]:
+    r = Runtimes()
+    try:
+        yield r
+    finally:
+        for session in r.sessions.values():
+            session.close()
+
+
+@pytest.fixture
+def runtimes(processes) -> Runtimes:
+    """The processes, with the counts at zero."""
+    processes.compared.clear()
+    processes.graphs = 0
+    return processes
+
+
+@pytest.mark.parametrize("graph", REGRESSIONS, ids=lambda g: g.name)
+def test_regressions(graph, runtimes):
+    runtimes.compare(graph)
+    assert runtimes.compared
+
+
+def search(runtimes: Runtimes, count: int, **options) -> None:
+    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck), **options)
+    @given(integer_graphs())
+    def compare(graph):
+        runtimes.compare(graph)
+
+    if not options.get("derandomize"):
+        compare = seed(int(os.environ.get("QWTV2_FUZZ_SEED", "20261121")))(compare)
+    compare()
+    runtimes.require_share(0.6)
+
+
+def test_random_graphs(runtimes):
+    """The same 200 graphs on every machine. Shrinking is left to the slow search: the failing graph is printed whole."""
+    search(runtimes, 200, derandomize=True, phases=[Phase.generate])
+
+
+@pytest.mark.slow
+def test_many_random_graphs(runtimes):
+    search(runtimes, int(os.environ.get("QWTV2_FUZZ_GRAPHS", "2000")))
