@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-ROOT = Path(__file__).resolve().parent.parent
+from requirements import ROOT, missing, seed_of
 
 
 def pytest_addoption(parser):
@@ -24,14 +22,6 @@ def data_dir() -> Path:
     if not path.is_dir():
         missing("data", f"no data at {path}; set QWTV2_DATA")
     return path
-
-
-def missing(tool: str, reason: str) -> None:
-    """Skip the running test because ``tool`` is absent; fail it if QWTV2_REQUIRE names the tool (or is "all")."""
-    required = {t.strip() for t in os.environ.get("QWTV2_REQUIRE", "").split(",")}
-    if required & {tool, "all"}:
-        pytest.fail(f"{tool} is required by QWTV2_REQUIRE: {reason}", pytrace=False)
-    pytest.skip(reason)
 
 
 @pytest.fixture
@@ -48,11 +38,6 @@ def require():
             missing(tool, reason or f"{tool} is not installed")
 
     return check
-
-
-def seed_of(test_id: str) -> int:
-    """A seed that depends on the test's id alone."""
-    return int.from_bytes(hashlib.sha256(test_id.encode()).digest()[:4], "little")
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 from cases import CASES, feeds
-from conftest import ROOT, missing
-from graphs import integer_graph
+from requirements import ROOT, missing
+from small_graphs import integer_graph
 
 from qwtv2_edge.backends import EmitOptions, emit, get_numerics
 from qwtv2_edge.errors import UnsupportedOpError
@@ -231,7 +231,7 @@ def test_every_reason_in_one_pass():
 
 
 def test_float_graphs_are_refused_whole():
-    from graphs import float_graph
+    from small_graphs import float_graph
 
     graph = float_graph()
     for target in TARGETS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from graphs import integer_graph
+from small_graphs import integer_graph
 
 from qwtv2_edge import backends
 from qwtv2_edge.errors import RunError, UsageError

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from graphs import integer_graph
+from small_graphs import integer_graph
 
 from qwtv2_edge import backends, ops
 from qwtv2_edge.data import open_data

@@ -24,6 +24,7 @@ LAYERS = (
     ("export", "opening", "doctor"),
     ("console", "demo"),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {part: level for level, row in enumerate(LAYERS) for part in row}
 

@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from graphs import two_inputs
+from small_graphs import two_inputs
 
 from qwtv2_edge.data import adapt_layout, codes_of, open_data, rereadable
 from qwtv2_edge.errors import CalibrationError, UsageError

@@ -9,7 +9,7 @@ import struct
 
 import numpy as np
 import pytest
-from graphs import float_graph, integer_graph, two_inputs
+from small_graphs import float_graph, integer_graph, two_inputs
 
 from qwtv2_edge.errors import GraphError, UsageError
 from qwtv2_edge.ir import Location

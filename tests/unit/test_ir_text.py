@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from graphs import float_graph, integer_graph
+from small_graphs import float_graph, integer_graph
 
 from qwtv2_edge.ir.text import to_text
 

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from graphs import float_graph, integer_graph, two_inputs
+from small_graphs import float_graph, integer_graph, two_inputs
 
 from qwtv2_edge.errors import MismatchError, MissingToolError, RunError, UsageError
 from qwtv2_edge.ir import GraphBuilder, Quantization, TensorType

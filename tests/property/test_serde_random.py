@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-from graphs import integer_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_graphs import integer_graph
 
 from qwtv2_edge.errors import GraphError
 from qwtv2_edge.ir import GraphBuilder, Location, TensorType
