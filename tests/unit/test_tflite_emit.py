@@ -197,10 +197,13 @@ def test_every_problem_is_listed_at_once():
     (a,) = b.add("add", (x, x), BinaryAttrs(), name="a", out_types=(act((1, 4, 4, 2), 0.001, 0),))
     (m,) = b.add("mul", (a, a), BinaryAttrs(), name="m", out_types=(act((1, 4, 4, 2), 1e-9, 0),))
     (s,) = b.add("silu", (m,), NoAttrs(), name="s", out_types=(act((1, 4, 4, 2), 0.1, 0),))
-    b.outputs = [s]
+    tiny = act((1, 4, 4, 2), 1e-9, -128)
+    z = b.input("z", tiny)
+    (r,) = b.add("relu6", (z,), NoAttrs(), name="r", out_types=(tiny,))
+    b.outputs = [s, r]
     with pytest.raises(UnsupportedOpError) as error:
         emit(b.freeze(), "tflite")
-    assert [(p.code, p.node) for p in error.value.problems] == [("scale", "a"), ("scale", "m"), ("op", "s")]
+    assert [(p.code, p.node) for p in error.value.problems] == [("scale", "a"), ("scale", "m"), ("op", "s"), ("scale", "r")]
 
 
 def test_notes_name_the_runtimes_that_differ():

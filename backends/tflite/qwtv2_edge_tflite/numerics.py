@@ -168,8 +168,7 @@ NUMERICS: dict[str, Numerics] = {
             "tflite-2.14-reference",
             "tflite-runtime 2.14.0, reference kernels",
             {"tflite-runtime": "2.14.0"},
-            # 2.14's overload without float scales; its softmax does not check the shift that later ones abort on
-            {**REFERENCE, "fully_connected": "REF", "softmax": "FIXED_UNCHECKED"},
+            {**REFERENCE, "fully_connected": "REF"},  # 2.14's overload without float scales
             "tflite-2.14-reference",
             refuses=REFUSES_2_14,
         ),

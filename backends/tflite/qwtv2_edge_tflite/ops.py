@@ -37,6 +37,9 @@ Pair = tuple[int, int]
 
 INT16_MAX = 32767
 
+#: clamps without attributes
+FIXED_CLAMPS = {"relu": (0.0, np.inf), "relu6": (0.0, 6.0)}
+
 
 @dataclass
 class Emission:
@@ -291,7 +294,7 @@ def _clamp_to(e: Emission, name: str, source: int, target: int, type: TensorType
 
 
 def _clamp(e: Emission, node: Node) -> None:
-    low, high = {"relu": (0.0, np.inf), "relu6": (0.0, 6.0)}.get(node.op) or (node.attrs.min, node.attrs.max)
+    low, high = FIXED_CLAMPS.get(node.op) or (node.attrs.min, node.attrs.max)
     _clamp_to(e, node.name, e.use(node.inputs[0]), e.use(node.outputs[0]), e.graph.out_types(node)[0], low, high)
 
 
@@ -474,7 +477,17 @@ def _max_rank(rank: int) -> Limits:
     return limits
 
 
+def _activation_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    """Bounds of a clamp must be 32-bit codes. Source: LiteRT tflite/kernels/kernel_util.cc :: CalculateActivationRangeQuantizedImpl"""
+    low, high = FIXED_CLAMPS.get(node.op) or ACTIVATIONS[getattr(node.attrs, "activation", "none")]
+    scale = graph.out_types(node)[0].scale
+    largest = max(abs(v) for v in (low, high, 0.0) if np.isfinite(v)) / scale
+    if not largest < 2**31 - 256:
+        yield "scale", f"a bound of {largest:.6g} output steps is beyond 32 bits", "widen the output range; it is all but empty"
+
+
 def _weighted_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    yield from _activation_limits(graph, node)
     (x, w, _), out = graph.in_types(node), graph.out_types(node)[0]
     assert w.quantization is not None
     effective = np.float32(x.scale) * w.quantization.scale_array / np.float32(out.scale)
@@ -503,6 +516,7 @@ def _int4_limits(graph: Graph, node: Node) -> Iterator[Limit]:
 
 def _add_limits(graph: Graph, node: Node) -> Iterator[Limit]:
     yield from _broadcast_limits(graph, node)
+    yield from _activation_limits(graph, node)
     (x, y), out = graph.in_types(node), graph.out_types(node)[0]
     largest = 255 * (x.scale + y.scale) / out.scale
     if not largest < INT16_MAX - 128:
@@ -512,11 +526,17 @@ def _add_limits(graph: Graph, node: Node) -> Iterator[Limit]:
 
 def _mul_limits(graph: Graph, node: Node) -> Iterator[Limit]:
     yield from _broadcast_limits(graph, node)
+    yield from _activation_limits(graph, node)
     (x, y), out = graph.in_types(node), graph.out_types(node)[0]
     ratio = np.float32(x.scale) * np.float32(y.scale) / np.float32(out.scale)
     if not ratio < 256:
         message = f"product scale / output scale = {ratio:.6g} is not below 256, XNNPACK's limit; optimised kernels hold results in 16 bits"
         yield "scale", message, "widen the output range"
+
+
+def _clamp_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    yield from _max_rank(6)(graph, node)
+    yield from _activation_limits(graph, node)
 
 
 def _broadcast_limits(graph: Graph, node: Node) -> Iterator[Limit]:
@@ -572,8 +592,8 @@ RULES: dict[str, Rule] = {
     "sum": Rule(_reduce("SUM"), _max_rank(4)),
     "reduce_max": Rule(_reduce("REDUCE_MAX"), _max_rank(4)),
     "softmax": Rule(_unary("SOFTMAX", "SoftmaxOptions", Beta=lambda a: a.beta), _max_rank(4)),
-    "relu": Rule(_clamp, _max_rank(6)),
-    "relu6": Rule(_clamp, _max_rank(6)),
+    "relu": Rule(_clamp, _clamp_limits),
+    "relu6": Rule(_clamp, _clamp_limits),
     "clamp": Rule(_clamp, _max_rank(4)),
     "logistic": Rule(_unary("LOGISTIC"), _max_rank(6)),
     "tanh": Rule(_unary("TANH"), _max_rank(6)),
