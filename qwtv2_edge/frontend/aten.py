@@ -334,7 +334,11 @@ def batch_norm(
 def batch_norm_affine(weight: Any, bias: Any, mean: Any, var: Any, training: bool, eps: float) -> Affine:
     """y = (x - mean) / sqrt(var + eps) * weight + bias as scale and offset, in float64."""
     if training or mean is None or var is None:
-        raise Unsupported("BatchNorm in training mode", "call module.eval() before capture", "training-mode")
+        raise Unsupported(
+            "BatchNorm uses the statistics of the batch",
+            "call module.eval() before capture, and keep track_running_stats=True",
+            "training-mode",
+        )
     m, v = constant(mean, "running_mean").array.astype(np.float64), constant(var, "running_var").array.astype(np.float64)
     scale = 1.0 / np.sqrt(v + eps)
     if weight is not None:
@@ -761,9 +765,11 @@ def expand(c: Context, self: Any, *args: Any, **kwargs: Any) -> Any:
     return v if v.shape == c.out_shape else replace(v, stretched=c.out_shape)
 
 
-@rule("repeat")
-def repeat(c: Context, self: Any, repeats: Any) -> Any:
-    v = lift(activation(self), len(repeats))
+@rule("repeat", "tile")
+def repeat(c: Context, self: Any, repeats: Any = None, dims: Any = None) -> Any:
+    v = lift(activation(self), len(c.out_shape))
+    repeats = dims if repeats is None else repeats
+    repeats = [1] * (v.rank - len(repeats)) + list(repeats)
     for axis, times in enumerate(repeats):
         if times > 1:
             v = _concat(c, [v] * times, axis, f".repeat{axis}")
@@ -853,6 +859,17 @@ def split(c: Context, self: Any, *args: Any, dim: Any = 0, **kwargs: Any) -> Any
         out.append(slice_axis(c, x, dim, at, at + shape[dim], suffix=f".{i}"))
         at += shape[dim]
     return tuple(out)
+
+
+@rule("glu")
+def glu(c: Context, self: Any, dim: Any = -1) -> Any:
+    """First half times the sigmoid of the second half."""
+    x = activation(self)
+    dim = axis_of(dim, x.rank)
+    half = x.shape[dim] // 2
+    value = slice_axis(c, x, dim, 0, half, suffix=".0")
+    gate = slice_axis(c, x, dim, half, 2 * half, suffix=".1")
+    return binary(c, "mul", value, unary(c, gate, "logistic"))
 
 
 @rule("unbind")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import linecache
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from qwtv2_edge.errors import MissingToolError, UsageError
+from qwtv2_edge.frontend.source import line_of_exception
 
 FORMS = "give package.module:factory, path/to/file.py:factory, or a .pt2 file"
 
@@ -141,23 +141,9 @@ def _guarded(action: Callable[[], Any], doing: str) -> Any:
     try:
         return action()
     except (Exception, SystemExit) as exc:
-        raise UsageError(f"{doing} failed: {type(exc).__name__}: {_first_line(exc)}", source=_own_line(exc)) from exc
+        raise UsageError(f"{doing} failed: {type(exc).__name__}: {_first_line(exc)}", source=str(line_of_exception(exc))) from exc
 
 
 def _first_line(exc: BaseException) -> str:
     lines = str(exc).strip().splitlines()
     return lines[0] if lines else type(exc).__name__
-
-
-def _own_line(exc: BaseException) -> str:
-    """The deepest line of the traceback that is neither in an installed package, nor in the standard library, nor here."""
-    if isinstance(exc, SyntaxError) and exc.filename:
-        return f"{exc.filename}:{exc.lineno}  {(exc.text or '').strip()}"
-    foreign = (os.path.dirname(os.path.abspath(__file__)), os.path.dirname(os.__file__))
-    found, tb = "", exc.__traceback__
-    while tb is not None:
-        file = tb.tb_frame.f_code.co_filename
-        if not file.startswith((*foreign, "<")) and "site-packages" not in file:
-            found = f"{file}:{tb.tb_lineno}  {linecache.getline(file, tb.tb_lineno).strip()}"
-        tb = tb.tb_next
-    return found

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from qwtv2_edge.frontend import aten
 from qwtv2_edge.frontend.aten import Affine, Const, Context, Unsupported, batch_norm_affine
 from qwtv2_edge.frontend.layout import NHWC, NHWC_OF_1D, Value, from_form
 from qwtv2_edge.frontend.passes import tidy
+from qwtv2_edge.frontend.source import line_of_exception, line_of_trace
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Location
 from qwtv2_edge.ir.types import TensorType
 
@@ -78,7 +78,7 @@ def capture(module: torch.nn.Module | ExportedProgram, example_inputs: Any = Non
         raise UsageError(
             f"capture takes an nn.Module or a torch.export.ExportedProgram, got {type(module).__module__}.{type(module).__qualname__}"
         )
-    program = _functionalise(torch, program)
+    program = _functionalise(program)
     return _lower(torch, program, name)
 
 
@@ -130,7 +130,7 @@ def _export(torch: ModuleType, module: torch.nn.Module, inputs: tuple[Any, ...])
         with torch.no_grad(), _quiet():
             return torch.export.export(module, inputs, strict=False)
     except Exception as exc:  # torch raises dozens of kinds here; all of them mean that this network can't be exported
-        location = _user_frame(torch, exc)
+        location = line_of_exception(exc)
         text = str(exc).strip().splitlines() or [type(exc).__name__]
         dynamic = type(exc).__name__ in ("GuardOnDataDependentSymNode", "DataDependentOutputException", "UserError") or any(
             s in str(exc) for s in ("data-dependent", "control flow", "Could not guard", "Dynamic control flow")
@@ -155,7 +155,7 @@ def _export(torch: ModuleType, module: torch.nn.Module, inputs: tuple[Any, ...])
         raise ImportGraphError("torch.export failed", (problem,)) from exc
 
 
-def _functionalise(torch: ModuleType, program: ExportedProgram) -> ExportedProgram:
+def _functionalise(program: ExportedProgram) -> ExportedProgram:
     """Take out in-place ops, and break down ops without a rule; costs half a second, so only where it is needed."""
     calls = [n for n in program.graph.nodes if n.op == "call_function"]
     if all((_op_name(n) in aten.RULES or _op_name(n) == "getitem") and not _mutates(n) for n in calls):
@@ -165,7 +165,7 @@ def _functionalise(torch: ModuleType, program: ExportedProgram) -> ExportedProgr
             return program.run_decompositions({})
     except Exception as exc:
         text = str(exc).strip().splitlines() or [type(exc).__name__]
-        problem = Problem("export-failed", "", str(_user_frame(torch, exc)), f"{type(exc).__name__}: {text[0]}")
+        problem = Problem("export-failed", "", str(line_of_exception(exc)), f"{type(exc).__name__}: {text[0]}")
         raise ImportGraphError("torch.export could not make the network functional", (problem,)) from exc
 
 
@@ -185,36 +185,11 @@ def _program_name(program: ExportedProgram) -> str:
 
 # ---------------------------------------------------------------------- places in the user's code
 
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n\s+(?P<code>[^\n]*))?')
 
-
-def _torch_dir(torch: ModuleType) -> str:
-    return os.path.dirname(os.path.abspath(str(torch.__file__))) + os.sep
-
-
-def _user_frame(torch: ModuleType, exc: BaseException) -> Location:
-    """The user's deepest own line in a traceback."""
-    import linecache
-
-    skip = (_torch_dir(torch), os.path.dirname(os.path.abspath(__file__)) + os.sep)
-    found = Location()
-    tb = exc.__traceback__
-    while tb is not None:
-        file = tb.tb_frame.f_code.co_filename
-        if not file.startswith(skip) and not file.startswith("<") and "qwtv2_edge" not in file.split(os.sep):
-            found = Location("", file, tb.tb_lineno, linecache.getline(file, tb.tb_lineno).strip())
-        tb = tb.tb_next
-    return found
-
-
-def _location(torch_dir: str, node: FxNode) -> Location:
+def _location(node: FxNode) -> Location:
     """Module path and the user's deepest own line of an exported node."""
     path, _ = _module_of(node)
-    file, line, code = "", 0, ""
-    for m in _FRAME.finditer(node.meta.get("stack_trace") or ""):
-        if not os.path.abspath(m["file"]).startswith(torch_dir):
-            file, line, code = m["file"], int(m["line"]), (m["code"] or "").strip()
-    return Location(path, file, line, code)
+    return replace(line_of_trace(node.meta.get("stack_trace") or ""), module_path=path)
 
 
 def _module_of(node: FxNode) -> tuple[str, bool]:
@@ -268,11 +243,10 @@ class _Lowering:
         self.context = Context(GraphBuilder(name))
         self.values: dict[FxNode, Any] = {}
         self.problems: list[Problem] = []
-        self.torch_dir = _torch_dir(torch)
         self.parameters: dict[str, str] = {}  # placeholder -> parameter or buffer path
 
     def problem(self, node: FxNode | None, code: str, message: str, fix: str = "", name: str = "") -> None:
-        source = str(_location(self.torch_dir, node)) if node is not None else ""
+        source = str(_location(node)) if node is not None else ""
         self.problems.append(Problem(code, name or (_node_name(node) if node is not None else ""), source, message, fix))
 
 
@@ -552,7 +526,7 @@ def _lower_node(s: _Lowering, node: FxNode, fold: _Fold | None) -> Any:
             s.problem(node, "dynamic-shape", f"{op} has an output of shape {[tuple(map(str, m.shape)) for m in tensors]}")
         return _stand_in(s, node, metas)
     c.out_shapes = tuple(_shape_of(m) for m in tensors)
-    c.name, c.is_module, c.location = _node_name(node), all(_module_of(node)), _location(s.torch_dir, node)
+    c.name, c.is_module, c.location = _node_name(node), all(_module_of(node)), _location(node)
     c.op, c.affine = op, fold.affine if fold is not None else None
     try:
         if op in CONTROL_FLOW:
@@ -620,7 +594,7 @@ def _write_outputs(s: _Lowering) -> None:
         if value.stretched is not None:
             s.problem(node, "unsupported-form", "an expanded tensor is an output", "return it before expand")
             value = replace(value, stretched=None)
-        c.name, c.location = _node_name(node), _location(s.torch_dir, node)
+        c.name, c.location = _node_name(node), _location(node)
         tensor = c.to_logical(value)
         if tensor in c.b.inputs or tensor in c.b.outputs:  # an output is a tensor of its own
             tensor = c.copy(tensor)

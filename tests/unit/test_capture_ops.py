@@ -70,6 +70,8 @@ def _shuffle(x: torch.Tensor) -> torch.Tensor:
     return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 
+_NORM = (lambda: Param(1, 3, 1, 1), lambda: Param(3, 1, 1))
+
 CASES = [
     # convolutions
     Case("conv2d", _conv(6, 5, 3), IMAGE, 2),
@@ -313,6 +315,10 @@ CASES = [
         1,
     ),
     Case("unflatten", fn(lambda x: torch.relu(x).unflatten(1, (3, 4))), ROW, 0),
+    Case("tile", fn(lambda c, x: c(x).tile(2, 1), _conv(6, 5, 3)), IMAGE, 2),
+    Case("glu", fn(lambda c, x: F.glu(c(x), 1), _conv(6, 8, 3)), IMAGE, 2),
+    Case("image_normalisation", fn(lambda c, m, s, x: c((x - m.p) / (s.p.abs() + 1)), _conv(3, 5, 3), *_NORM), ((1, 3, 8, 8),), 2),
+    Case("weight_norm", lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 5, 3)), IMAGE, 2, (("mul", 0),)),
     Case("cat_channels", fn(lambda c, d, x: torch.cat([c(x), d(x)], 1), _conv(6, 5, 3), _conv(6, 3, 3)), IMAGE, 2),
     Case("cat_height", fn(lambda c, x: torch.cat([c(x), c(x)], dim=-2), _conv(6, 5, 3)), IMAGE, 2),
     Case("cat_rows", fn(lambda a, b: torch.cat([a, b], 1)), ((1, 12), (1, 5)), 0),
