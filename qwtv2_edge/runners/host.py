@@ -183,11 +183,11 @@ class Session:
 
     def _start(self) -> subprocess.Popen[bytes]:
         env = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
-        if self.kind == "tflite-2.14-reference":
-            env.pop("PYTHONPATH", None)
+        # another environment must see nothing of this one; in ours only the worker's own folder is kept off the path
+        isolation = "-I" if self.kind == "tflite-2.14-reference" else "-P"
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the session
         self._process = subprocess.Popen(
-            [str(self._python), "-I", str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=env, bufsize=0
+            [str(self._python), isolation, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=env, bufsize=0
         )
         return self._process
 
