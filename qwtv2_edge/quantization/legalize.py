@@ -2,11 +2,12 @@
 
 1. hard_sigmoid -> x/6 + 1/2 clamped to [0, 1]; the affine part goes into a convolution or linear just before it.
 2. silu -> x * logistic(x).
-3. relu and relu6 are fused into the node before them where that node has a fused activation and no other reader.
-4. An average over one window that gives a single position becomes a mean (after a slice where the window does not
+3. sum -> a product with ones.
+4. relu and relu6 are fused into the node before them where that node has a fused activation and no other reader.
+5. An average over one window that gives a single position becomes a mean (after a slice where the window does not
    cover the input): a mean has an output scale of its own, an average pool must keep its input's, which costs
    ResNet8 4.5 dB.
-5. "nhwc" layout: transposes at channels-first image inputs and outputs are dropped.
+6. "nhwc" layout: transposes at channels-first image inputs and outputs are dropped.
 Each pass is a function from a graph to a graph; the meaning (real arithmetic) stays the same.
 """
 
@@ -14,14 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Node
 from qwtv2_edge.ir.types import TensorType
 from qwtv2_edge.ops.activation import ClampAttrs
+from qwtv2_edge.ops.conv import DepthwiseAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
-from qwtv2_edge.ops.layout import SliceAttrs
+from qwtv2_edge.ops.layout import ReshapeAttrs, SliceAttrs, TransposeAttrs
+from qwtv2_edge.ops.linear import FullyConnectedAttrs
 from qwtv2_edge.ops.pool import ReduceAttrs
 from qwtv2_edge.ops.spec import NoAttrs
 
@@ -41,6 +45,7 @@ def legalize(graph: Graph, io_layout: str = "nchw") -> Graph:
     graph = rewrite(graph, _silu)
     graph = rewrite(graph, _named_clamps)
     graph = rewrite(graph, _single_average)
+    graph = rewrite(graph, _sum)
     graph = fuse_activations(graph)
     if io_layout == "nhwc":
         graph = drop_boundary_transposes(graph)
@@ -100,6 +105,31 @@ def _named_clamps(b: GraphBuilder, node: Node, graph: Graph) -> bool:
     if node.op != "clamp" or (node.attrs.min, node.attrs.max) not in names:
         return False
     b.append(replace(node, op=names[node.attrs.min, node.attrs.max], attrs=NoAttrs()))
+    return True
+
+
+def _sum(b: GraphBuilder, node: Node, graph: Graph) -> bool:
+    """A sum is a product with ones: TFLite's reference kernel for int8 SUM is wrong, products are right everywhere."""
+    if node.op != "sum":
+        return False
+    x, out = node.inputs[0], node.outputs[0]
+    shape, axes = graph.tensors[x].shape, node.attrs.axes
+    if len(shape) == 4 and axes == (1, 2):
+        ones = b.constant(f"{node.name}.ones", np.ones((1, *shape[1:]), np.float32))
+        zeros = b.constant(f"{node.name}.zeros", np.zeros(shape[3], np.float32))
+        (total,) = b.add("depthwise_conv2d", (x, ones, zeros), DepthwiseAttrs(), name=f"{node.name}.total", location=node.location)
+    else:
+        kept = tuple(i for i in range(len(shape)) if i not in axes)
+        if (*kept, *axes) != tuple(range(len(shape))):
+            (x,) = b.add("transpose", (x,), TransposeAttrs((*kept, *axes)), name=f"{node.name}.moved", location=node.location)
+        count = prod(shape[i] for i in axes)
+        rows = ReshapeAttrs((prod(shape[i] for i in kept), count))
+        (x,) = b.add("reshape", (x,), rows, name=f"{node.name}.rows", location=node.location)
+        ones = b.constant(f"{node.name}.ones", np.ones((1, count), np.float32))
+        zeros = b.constant(f"{node.name}.zeros", np.zeros(1, np.float32))
+        (total,) = b.add("fully_connected", (x, ones, zeros), FullyConnectedAttrs(), name=f"{node.name}.total", location=node.location)
+    type = graph.tensors[out]
+    b.add("reshape", (total,), ReshapeAttrs(type.shape), name=node.name, location=node.location, outputs=(out,), out_types=(type,))
     return True
 
 
