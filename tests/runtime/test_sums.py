@@ -17,7 +17,13 @@ pytestmark = pytest.mark.runtime
 
 @pytest.mark.parametrize(
     ("shape", "axes", "keep"),
-    [((1, 4, 5, 3), (1, 2), False), ((1, 4, 5, 3), (1, 2), True), ((1, 4, 5, 3), (3,), False), ((1, 4, 6), (1,), True), ((1, 7), (1,), True)],
+    [
+        ((1, 4, 5, 3), (1, 2), False),
+        ((1, 4, 5, 3), (1, 2), True),
+        ((1, 4, 5, 3), (3,), False),
+        ((1, 4, 6), (1,), True),
+        ((1, 7), (1,), True),
+    ],
 )
 def test_sums_are_exact_everywhere(shape, axes, keep, rng, require):
     require("ai_edge_litert")
