@@ -15,7 +15,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
@@ -535,7 +535,7 @@ def numerics_command(ui: Ui) -> int:
     from qwtv2_edge.backends import all_numerics
     from qwtv2_edge.verification.runtimes import runs_here
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": n.name,
             "target": n.target,
@@ -551,14 +551,13 @@ def numerics_command(ui: Ui) -> int:
     def show(console: Console) -> None:
         table = _table("numerics", "target", "runtime and kernels", "proved on", "promise", "here")
         for r in rows:
-            bounds = "".join(f", {op} within {b} LSB" for op, b in r["bounds"].items())  # type: ignore[attr-defined]
-            proved = ", ".join(f"{k} {v}" for k, v in r["versions"].items())  # type: ignore[attr-defined]
+            proved = ", ".join(f"{k} {v}" for k, v in r["versions"].items())
             table.add_row(
-                str(r["name"]),
-                str(r["target"]),
-                str(r["runtime"]),
+                r["name"],
+                r["target"],
+                r["runtime"],
                 proved,
-                f"{r['promise']}{bounds}",
+                promise_text(r["promise"], r["bounds"]),
                 "runs" if r["runs_here"] else "simulated",
             )
         console.print(table)
@@ -567,13 +566,20 @@ def numerics_command(ui: Ui) -> int:
     return EXIT_OK
 
 
+def promise_text(promise: str, bounds: Mapping[str, int]) -> str:
+    """ "exact", with the ops that are only bounded; for a bounded numerics the largest bound."""
+    if promise != "exact":
+        return f"measured bound, {max(bounds.values(), default=0)} LSB at most"
+    return "exact" + "".join(f"; {op} within {b} LSB" for op, b in bounds.items())
+
+
 @command("targets")
 def targets_command(ui: Ui) -> int:
     """List the targets and the numerics that execute each."""
     from qwtv2_edge.backends import TARGETS, Artifact, numerics_of
     from qwtv2_edge.export import DEFAULT_TARGETS
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": t,
             "file": f"model{Artifact(t, b'').suffix}",
@@ -586,7 +592,7 @@ def targets_command(ui: Ui) -> int:
     def show(console: Console) -> None:
         table = _table("target", "file", "by default", "numerics")
         for r in rows:
-            table.add_row(str(r["name"]), str(r["file"]), "yes" if r["default"] else "", ", ".join(r["numerics"]))  # type: ignore[arg-type]
+            table.add_row(r["name"], r["file"], "yes" if r["default"] else "", ", ".join(r["numerics"]))
         console.print(table)
 
     ui.result({"targets": rows}, show)
@@ -602,7 +608,7 @@ def doctor_command(ui: Ui) -> int:
 
     with ui.progress() as progress:
         found = examine(progress)
-    colours = {"ok": "green", "other version": "yellow", "missing": "red"}
+    colours = {"ok": "green", "other version": "yellow", "simulated": "dim", "missing": "red"}
 
     def show(console: Console) -> None:
         table = _table("", "state", "found", "proved on", "for")

@@ -52,7 +52,7 @@ class Ui:
                 json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
             )
         elif not self.quiet:
-            show(Console(file=self.stream, width=None if self.stream.isatty() else 140, highlight=False))
+            show(Console(file=self.stream, width=None if self.stream.isatty() else 160, highlight=False))
         self.stream.flush()
 
     def log(self, text: str) -> None:

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from qwtv2_edge.backends import all_numerics
 from qwtv2_edge.evaluation import Progress, silent
 from qwtv2_edge.runners.host import available
+from qwtv2_edge.verification.runtimes import runs_here
 
 #: distribution -> (extra that brings it, what it is for)
 PACKAGES: dict[str, tuple[str, str]] = {
@@ -34,7 +35,7 @@ class Finding:
     Attributes:
         name: package or numerics.
         kind: "python", "package" or "numerics".
-        state: "ok", "other version" (works, but was not proved on it) or "missing".
+        state: "ok", "other version" (works, but was not proved on it), "simulated" (needs another machine) or "missing".
         found, proved: versions, "" where there is none.
         use: what it is for.
         fix: how to get it, "" when nothing is to be done.
@@ -58,8 +59,8 @@ def examine(progress: Progress = silent) -> list[Finding]:
         out.append(_package(dist, extra, use, proved.get(dist, "")))
     for i, (name, numerics) in enumerate(table.items()):
         progress("start each runtime", i, len(table))
-        if not numerics.runner:
-            out.append(Finding(name, "numerics", "missing", "", "", numerics.runtime, "no runner for this machine; it is simulated only"))
+        if not runs_here(numerics):
+            out.append(Finding(name, "numerics", "simulated", "", "", f"{numerics.runtime} (another processor family)"))
             continue
         here, found = available(numerics.runner)
         wanted = next(iter(numerics.versions.values()), "")

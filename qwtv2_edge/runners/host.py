@@ -163,6 +163,12 @@ class Session:
         reply, _ = self._call({"command": "versions", "kind": self.kind})
         return dict(reply["versions"])
 
+    def abort(self) -> None:
+        """Kill the process; a call under way in another thread then raises RunError. Call :meth:`close` afterwards."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def close(self) -> None:
         """End the process."""
         process, self._process = self._process, None
