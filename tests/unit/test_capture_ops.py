@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from qwtv2_edge.frontend.torch_export import capture
+from qwtv2_edge.ir.check import check
 from qwtv2_edge.simulator.run import run_float
 
 #: float32 sums in another order: a few ulp per term, relative to the largest output
@@ -391,7 +392,7 @@ def outputs_of(module: nn.Module, inputs: list[np.ndarray]) -> list[np.ndarray]:
 def test_graph_computes_what_the_module_computes(case: Case, rng: np.random.Generator) -> None:
     module = make(case)
     inputs = [rng.normal(0, 2, s).astype(np.float32) for s in case.shapes]
-    graph = capture(module, tuple(inputs))
+    graph = check(capture(module, tuple(inputs)))
     expected = outputs_of(module, inputs)
     actual = run_float(graph, inputs)
     assert len(actual) == len(expected)
