@@ -127,7 +127,7 @@ def _work(request: Request, progress: Progress) -> tuple[Export, dict[str, bytes
         if hasattr(module, "eval") and hasattr(module, "forward"):
             module.eval()  # an artifact is for inference, whatever mode the factory left
         graph = capture(module, example)
-    name = request.name or request.model
+    name = request.name or short_spec(request.model)
     with clock("quantize"):
         quantized = quantize(graph, request.calibration, request.recipe, progress)
     integer, legal = quantized.graph, quantized.float_graph
@@ -302,7 +302,7 @@ def _made_from(request: Request, graph: Graph, name: str, calibration: Dataset, 
     """Everything the artifacts depend on, by hash and version."""
     return {
         "tool": {"name": "qwtv2-edge", "version": version("qwtv2-edge")},
-        "model": {"name": name, "spec": request.model, "sha256": serde.graph_hash(graph)},
+        "model": {"name": name, "spec": short_spec(request.model), "sha256": serde.graph_hash(graph)},
         "recipe": request.recipe.to_mapping(),
         "seed": request.recipe.seed,
         "calibration": data_entry(request.calibration, calibration),
@@ -324,6 +324,11 @@ def data_entry(source: Any, data: Dataset) -> dict[str, Any]:
                 hasher.update(np.ascontiguousarray(a).tobytes())
         digest = hasher.hexdigest()
     return {"samples": data.count, "sha256": digest}
+
+
+def short_spec(spec: str) -> str:
+    """A model spec without its folder, so that results do not depend on where the file lies."""
+    return Path(spec).name
 
 
 #: distributions whose versions results may depend on

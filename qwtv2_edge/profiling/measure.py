@@ -23,7 +23,7 @@ from qwtv2_edge.backends import TARGETS, Artifact, get_numerics, load
 from qwtv2_edge.data import open_data
 from qwtv2_edge.errors import QwtEdgeError, UsageError
 from qwtv2_edge.ir.graph import Graph
-from qwtv2_edge.ir.types import CODE_BOUNDS
+from qwtv2_edge.ir.types import CODE_BOUNDS, TensorType
 from qwtv2_edge.profiling.report import Device, Latency, ProfileReport
 from qwtv2_edge.runners.host import KINDS, Port, Session, Timing
 from qwtv2_edge.simulator.run import run
@@ -61,7 +61,7 @@ def profile(
 
     Args:
         artifact: an Artifact, or the path of a ``.tflite`` or ``.pte`` file.
-        inputs: the first sample of it is run (see ``qwtv2_edge.data``; needs ``graph``); random codes if None.
+        inputs: the first sample of it is run (see ``qwtv2_edge.data``); random codes if None.
         device: "host".
         threads: for the runtime's kernels.
         runs: timed invocations; about two seconds' worth if None.
@@ -189,8 +189,7 @@ def target_of(path: Path) -> str:
 def _sample(inputs: Any, graph: Graph | None, ports: Sequence[Port]) -> list[np.ndarray]:
     """One sample for every input of the artifact."""
     if inputs is not None:
-        if graph is None:
-            raise UsageError("inputs need the graph they belong to", fix="give graph=, or leave inputs out")
+        graph = graph or _boundary(ports)
         unit = graph.tensors[graph.inputs[0]].shape[0]
         return [a[:unit] for a in next(iter(open_data(inputs, graph, purpose="profile inputs").batches(unit)))]
     if graph is not None:
@@ -199,6 +198,12 @@ def _sample(inputs: Any, graph: Graph | None, ports: Sequence[Port]) -> list[np.
         return [a[at * (len(a) // len(PATTERNS)) : (at + 1) * (len(a) // len(PATTERNS))] for a in arrays]
     rng = np.random.default_rng(0)
     return [_random(p, rng) for p in ports]
+
+
+def _boundary(ports: Sequence[Port]) -> Graph:
+    """A graph without nodes that has the artifact's inputs, so that data is read by the usual rules."""
+    types = {p.name or f"input_{i}": TensorType(p.shape, p.dtype) for i, p in enumerate(ports)}
+    return Graph("artifact", tuple(types), (), (), types, {})
 
 
 def _random(port: Port, rng: np.random.Generator) -> np.ndarray:

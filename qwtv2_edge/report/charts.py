@@ -115,7 +115,8 @@ def error_chart(records: Sequence[Mapping[str, object]]) -> Markup:
             if value is not None:
                 state = "" if kind == chosen else ", not chosen"
                 marks.append(Mark(kind if not state else f"{kind} faint", value, f"{kind}: {value:.2f} dB{state}"))
-        rows.append(Row(str(r["node"]), marks, chosen))
+        # what was chosen lies on top
+        rows.append(Row(str(r["node"]), sorted(marks, key=lambda m: m.series == chosen), chosen))
     return dots(rows, "Signal to noise of each op before and after compensation", " dB")
 
 
