@@ -160,7 +160,7 @@ class GraphBuilder:
 
     def constant(self, hint: str, array: np.ndarray, type: TensorType | None = None) -> str:
         """Add a constant; its type is read off the array unless given."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")  # not ascontiguousarray, which gives rank 0 an axis
         if type is None:
             dtype = next(k for k, v in DTYPES.items() if v == array.dtype and k != "int4")
             type = TensorType(tuple(array.shape), dtype)

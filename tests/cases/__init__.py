@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from cases import activation, conv, elementwise, layout, linear, pool
+from cases import activation, clamp, conv, elementwise, layout, linear, pool
 from cases.build import Case, feeds
 
 CASES: dict[str, list[Case]] = {
-    family.__name__.rsplit(".", 1)[-1]: family.cases() for family in (conv, linear, elementwise, pool, activation, layout)
+    family.__name__.rsplit(".", 1)[-1]: family.cases() for family in (conv, linear, elementwise, pool, activation, clamp, layout)
 }
 
 __all__ = ["CASES", "Case", "feeds"]

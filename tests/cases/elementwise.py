@@ -47,6 +47,10 @@ def cases() -> list[Case]:
                     constants={1: np.full((1, 1, 1, 1), 77, np.int8)},
                 )
             )
+            for name, shape in (("vector", (5,)), ("scalar-rank0", ()), ("rank3", (3, 3, 1))):
+                c = act(shape, grid.scale(0.03), -4)
+                codes = rng.integers(-128, 128, shape, dtype=np.int8)
+                out.append(op_case(f"{op}-{name}-{grid_name}", op, BinaryAttrs(), [x, c], _out(rng, grid, x, c, op), constants={1: codes}))
         rng = np.random.default_rng(17)
         # ratios at and beyond the edges of the delegate's windows: [2**-10, 2**8) for sums, [2**-16, 2**8) for products
         for ratio in (2.0**-11, 2.0**-10, 2.0**-9.5, 1.5, 60.0, 100.0, 255.0):
