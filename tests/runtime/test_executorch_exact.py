@@ -15,12 +15,12 @@ from small_graphs import integer_graph
 from qwtv2_edge.backends import EmitOptions, emit, get_numerics
 from qwtv2_edge.errors import UnsupportedOpError
 from qwtv2_edge.ir import Graph, GraphBuilder, Quantization, TensorType
-from qwtv2_edge.ops.activation import AlphaAttrs
+from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
 from qwtv2_edge.ops.layout import ConcatAttrs, TransposeAttrs
 from qwtv2_edge.ops.linear import FullyConnectedAttrs
-from qwtv2_edge.ops.pool import ReduceAttrs, SoftmaxAttrs
+from qwtv2_edge.ops.pool import PoolAttrs, ReduceAttrs, SoftmaxAttrs
 from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.runners.host import Session, available
 from qwtv2_edge.simulator.run import run
@@ -244,3 +244,15 @@ def test_four_bit_weights_are_told_to_take_a_byte_each():
     (case, *_) = (c for c in CASES["conv"] if any(t.dtype == "int4" for t in c.graph.tensors.values()))
     (note,) = emit(case.graph, "executorch-portable").notes
     assert "one byte per weight" in note
+
+
+@pytest.mark.parametrize("bounds", [(-1.0, 0.0), (0.0, 2.0), (-0.0, 2.0), (0.5, 2.0), (-2.0, -0.5), (-np.inf, np.inf)])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_clamp_behind_a_padded_window_is_exact(bounds, given, session, rng):
+    """XNNPACK merges such clamps into the op before them, unless its result is given out as well."""
+    b = GraphBuilder("merged")
+    x, out = b.input("x", codes((1, 6, 6, 4))), codes((1, 6, 6, 4))
+    (y,) = b.add("max_pool2d", (x,), PoolAttrs((3, 3), (1, 1), ((1, 1), (1, 1))), name="pool", out_types=(out,))
+    (z,) = b.add("clamp", (y,), ClampAttrs(*bounds), name="clamp", out_types=(out,))
+    b.outputs = [y, z] if given else [z]
+    assert difference(b.freeze(), "executorch-xnnpack", session, rng) == ""

@@ -521,9 +521,10 @@ def refusal(graph: Graph, node: Node) -> str:
             return f"slice strides {a.stride}"
         case "resize_nearest" if nearest_factors(x, a) is None:
             return "not a whole-number repetition"
-        case "clamp" if not a.min <= 0 <= a.max:
-            # merged into a convolution of more than one tap it ends in "out of memory" at the first run (1.4.1)
-            return f"a clamp to [{a.min:g}, {a.max:g}] leaves out 0, which its convolutions need"
+        case "clamp" if not a.min <= 0 < a.max:
+            # merging a clamp into the window op before it, XNNPACK also clamps that op's padding counts, held as float bits
+            # (src/subgraph.c :: optimize_common_subgraphs_merge_clamps); only bounds around 0 leave them as they are
+            return f"a clamp to [{a.min:g}, {a.max:g}] leaves out 0 or ends there, which damages the op before it"
         case "requantize" if not _q8_window(float(np.float32(x.scale) / np.float32(y.scale))):
             return "scale ratio leaves [2**-8, 2**7]"
         case "leaky_relu" if not _q8_window(float(np.float32(x.scale) / np.float32(y.scale)), a.alpha):
