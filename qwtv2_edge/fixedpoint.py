@@ -665,18 +665,15 @@ class LeftShiftAdd:
     output: tuple[int, int]
 
 
-def left_shift_add_params(scale1: float, scale2: float, output_scale: float, *, float32: bool = False) -> LeftShiftAdd:
-    """Parameters of TFLite's ADD and SUB.
+def left_shift_add_params(scale1: float, scale2: float, output_scale: float) -> LeftShiftAdd:
+    """Parameters of ADD and SUB in TFLite and TFLite Micro.
 
-    Args:
-        float32: TFLite Micro's SUB derives them in float32.
     Raises: QuantizeError: max(scale1, scale2) / output_scale reaches 2**19, where runtimes abort.
     Source: LiteRT tflite/kernels/add.cc :: PrepareGeneralSubOp..; tflite-micro kernels/sub_common.cc
     """
-    f = F if float32 else np.float64
-    s1, s2, so = f(F(scale1)), f(F(scale2)), f(F(output_scale))
-    twice = f(2) * max(s1, s2)
-    sum_scale = twice / (f(1 << 20) * so)
+    s1, s2, so = (np.float64(F(v)) for v in (scale1, scale2, output_scale))
+    twice = 2 * max(s1, s2)
+    sum_scale = twice / (float(1 << 20) * so)
     if not sum_scale < 1:
         raise QuantizeError(
             f"input scale {float(max(s1, s2))} is 2**19 or more times the output scale {float(so)}", fix="widen the output range"

@@ -270,9 +270,9 @@ requantize_integer = unary("requantize", UNARY_RULES["requantize"])
 Pair = Callable[[np.ndarray, np.ndarray, TensorType, TensorType, TensorType], tuple[np.ndarray, str]]
 
 
-def _left_shift(sign: int, *, float32: bool = False) -> Pair:
+def _left_shift(sign: int) -> Pair:
     def rule(x, y, first, second, out):
-        params = fp.left_shift_add_params(first.scale, second.scale, out.scale, float32=float32)
+        params = fp.left_shift_add_params(first.scale, second.scale, out.scale)
         return fp.left_shift_add(x, y, params, sign), "TFLITE"
 
     return rule
@@ -327,7 +327,6 @@ PAIR_RULES: dict[str, dict[str, Pair]] = {
     "add": {"LSHIFT20": _left_shift(1), "Q20": _q20(1, None), "Q20_OR_LSHIFT20": _q20(1, _left_shift(1))},
     "sub": {
         "LSHIFT20": _left_shift(-1),
-        "LSHIFT20_F32": _left_shift(-1, float32=True),
         "Q20": _q20(-1, None),
         "Q20_OR_LSHIFT20": _q20(-1, _left_shift(-1)),
     },
