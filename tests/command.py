@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 #: for output that can be compared
 COLOURLESS = {"NO_COLOR": "1", "COLUMNS": "140"}
 
@@ -93,3 +95,10 @@ class Result:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", **COLOURLESS}
+
+
+def need_everything() -> None:
+    """Skip (or fail, see tests/conftest.py) unless an export can run."""
+    pytest.importorskip("torch")
+    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("executorch")

@@ -39,7 +39,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     raw = span / count
     unit = 10.0 ** floor(log10(raw))
     step = next(unit * m for m in (1, 2, 2.5, 5, 10) if unit * m >= raw * 0.999)
-    first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
+    first = floor(low / step + 1e-9)
+    last = max(ceil(high / step - 1e-9), first + 1)
     return [i * step for i in range(first, last + 1)]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command import COLOURLESS, NETWORK, Result, environment
+from command import COLOURLESS, NETWORK, Result, environment, need_everything
 
 from qwtv2_edge import cli as cli_module
 
@@ -59,10 +59,3 @@ def exported(fresh, workdir) -> Path:
     done = fresh("export", "net.py:build", "--calibration", "calib.npz", "--evaluation", "eval.npz", "--out", "out", cwd=workdir)
     assert done.code == 0, done.err
     return workdir / "out"
-
-
-def need_everything() -> None:
-    """Skip (or fail, see tests/conftest.py) unless an export can run."""
-    pytest.importorskip("torch")
-    pytest.importorskip("ai_edge_litert")
-    pytest.importorskip("executorch")
