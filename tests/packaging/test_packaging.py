@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-LIGHT = {"numpy", "typer", "rich"}
+LIGHT = {"numpy", "typer", "rich", "flatbuffers", "tflite"}
 
 
 def run(*args: object, cwd: Path = ROOT) -> str:

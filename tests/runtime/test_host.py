@@ -68,7 +68,8 @@ def test_a_crash_names_runtime_and_signal(artifact, rng):
 
 def test_a_hang_is_ended(artifact, rng):
     x = feeds(GRAPH, rng)
-    with Session("litert-reference", artifact, timeout_s=0.5) as session:
+    with Session("litert-reference", artifact) as session:
+        session.timeout_s = 0.5  # loading, on a busy machine, takes longer
         assert session._process is not None
         os.kill(session._process.pid, signal.SIGSTOP)
         with pytest.raises(RunError, match=r"did not answer 'run' within 0\.5 s"):
