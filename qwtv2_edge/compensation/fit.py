@@ -10,22 +10,22 @@ network's variant. Nothing here looks at labels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qwtv2_edge.compensation.fold import Affine, channel_axis, check_ranges, fold, folded_constants
+from qwtv2_edge.compensation.fold import Affine, fold, folded_constants
 from qwtv2_edge.compensation.moments import Moments
 from qwtv2_edge.compensation.spool import Spool
 from qwtv2_edge.errors import CompensationError
 from qwtv2_edge.ir.graph import Graph, Node
-from qwtv2_edge.ir.types import TensorType
+from qwtv2_edge.ir.types import WEIGHT_AXIS, TensorType
 from qwtv2_edge.numerics import Numerics
 from qwtv2_edge.ops import OPS, weighted
+from qwtv2_edge.ops.spec import activate
 from qwtv2_edge.simulator.run import last_uses, step
-
-WEIGHTED = ("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected")
 
 #: the arithmetic that carries the integer network while fitting; any exact one would do, they differ by single LSBs
 FIT_NUMERICS = Numerics(
@@ -34,7 +34,7 @@ FIT_NUMERICS = Numerics(
     runtime="single rounding throughout",
     versions={},
     rules={
-        **dict.fromkeys(WEIGHTED, "F32E"),
+        **dict.fromkeys(WEIGHT_AXIS, "F32E"),
         "add": "Q20_OR_LSHIFT20",
         "sub": "Q20_OR_LSHIFT20",
         "mul": "REF_F32",
@@ -65,6 +65,7 @@ SHRINK_STEPS = 6
 MIN_SAMPLES = 4
 
 Progress = Callable[[str, int, int], None]
+Feed = Callable[[], Iterable[Sequence[np.ndarray]]]
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def fit(
     float_graph: Graph,
     graph: Graph,
     batches: Sequence[int],
-    feed: Callable[[], object],
+    feed: Feed,
     holdout: np.ndarray,
     kind: str,
     options: Callable[[Node], NodeOptions],
@@ -175,7 +176,7 @@ def fit(
     """
     kinds = KINDS[: KINDS.index(kind) + 1]
     starts = np.concatenate([[0], np.cumsum(batches)]).astype(int)
-    masks = [holdout[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    masks = [holdout[a:b] for a, b in itertools.pairwise(starts)]
     if len(holdout) < MIN_SAMPLES:
         kinds = ("none",)
     with Spool() as spool:
@@ -186,9 +187,18 @@ def fit(
 class _Lockstep:
     """Runs the float network and every variant of the integer network node by node over all batches."""
 
-    def __init__(self, float_graph, graph, spool, masks, variants, options, progress) -> None:
+    def __init__(
+        self,
+        float_graph: Graph,
+        graph: Graph,
+        spool: Spool,
+        masks: list[np.ndarray],
+        variants: list[_Variant],
+        options: Callable[[Node], NodeOptions],
+        progress: Progress | None,
+    ) -> None:
         self.float_graph, self.graph, self.spool, self.masks = float_graph, graph, spool, masks
-        self.variants: list[_Variant] = variants
+        self.variants = variants
         self.options, self.progress = options, progress
         self.float_index = {n.name: i for i, n in enumerate(float_graph.nodes)}
         self.float_dead, self.dead = last_uses(float_graph), last_uses(graph)
@@ -197,22 +207,18 @@ class _Lockstep:
 
     # ------------------------------------------------------------ execution
 
-    def execute(self, feed, kind: str) -> FitResult:
+    def execute(self, feed: Feed, kind: str) -> FitResult:
         for i, batch in enumerate(feed()):
             for t, array in zip(self.float_graph.inputs, batch, strict=True):
                 array = np.ascontiguousarray(array, np.float32)
                 self.spool.put(f"float/{t}", i, array)
-                if self.graph.tensors[t].dtype == "float32":
-                    for v in self.variants:
-                        self.spool.put(v.key(t), i, array)
-                else:
-                    codes = _quantize_input(array, self.graph.tensors[t])
-                    for v in self.variants:
-                        self.spool.put(v.key(t), i, codes)
+                for v in self.variants:
+                    type = self.graph.tensors[t]
+                    self.spool.put(v.key(t), i, array if type.dtype == "float32" else _quantize_input(array, type))
         total = len(self.graph.nodes)
         for index, node in enumerate(self.graph.nodes):
             self.advance_float(node)
-            if node.op in WEIGHTED:
+            if node.op in WEIGHT_AXIS:
                 self.weighted(node)
             else:
                 for v in self.variants:
@@ -246,7 +252,7 @@ class _Lockstep:
                 self.put_float(current, i, out)
             self.release_float()
 
-    def put_float(self, node: Node, batch: int, arrays) -> None:
+    def put_float(self, node: Node, batch: int, arrays: Sequence[np.ndarray]) -> None:
         for t, a in zip(node.outputs, arrays, strict=True):
             self.spool.put(f"float/{t}", batch, np.asarray(a, np.float32))
 
@@ -271,7 +277,6 @@ class _Lockstep:
         tallies = {v.kind: _Tally() for v in self.variants}
         for i, mask in enumerate(self.masks):
             (y,) = step(self.float_graph, plain, [self.float_value(t, i) for t in plain.inputs], None)
-            sum_float = y + self.float_value(residual.float_skip, i) if residual else None
             for v in self.variants:
                 x = self.value(v, node.inputs[0], i)
                 acc = weighted.accumulate(node.op, [x, *(self.graph.constants[t] for t in node.inputs[1:])], node.attrs, in_types)
@@ -288,9 +293,8 @@ class _Lockstep:
                     skip_type = self.graph.tensors[residual.integer_skip]
                     skip = self.value(v, residual.integer_skip, i)
                     real_skip = (skip.astype(np.float32) - np.float32(skip_type.zero_point)) * np.float32(skip_type.scale)
-                    tally.add("residual", z, sum_float - real_skip, mask)
-            activation = float_node.attrs.activation
-            self.put_float(float_node, i, (y if activation == "none" else _activate(y, activation),))
+                    tally.add("residual", z, y + self.float_value(residual.float_skip, i) - real_skip, mask)
+            self.put_float(float_node, i, (activate(y, float_node.attrs.activation),))
         assert self.float_done == self.float_index[node.name]
         self.release_float()
 
@@ -308,7 +312,9 @@ class _Lockstep:
         goal = "residual" if "residual" in tally.held else "activation"
         held = tally.held[goal]
         ones, zeros = np.ones_like(held.z), np.zeros_like(held.z)
-        candidates: list[tuple[float, int, str, str, Affine]] = [(float(held.error(ones, zeros).mean()), 0, "none", "activation", Affine(ones, zeros))]
+        candidates: list[tuple[float, int, str, str, Affine]] = [
+            (float(held.error(ones, zeros).mean()), 0, "none", "activation", Affine(ones, zeros))
+        ]
         errors = {"none": candidates[0][0]}
         notes = []
         for target, moments in tally.train.items():
@@ -446,12 +452,6 @@ class _Tally:
                 table[target] = table[target].merge(m) if target in table else m
 
 
-def _activate(y: np.ndarray, activation: str) -> np.ndarray:
-    from qwtv2_edge.ops.spec import activate
-
-    return activate(y, activation)
-
-
 def _quantize_input(array: np.ndarray, type: TensorType) -> np.ndarray:
     source = TensorType(type.shape)
     (codes,) = OPS["quantize"].integer([array], None, (source,), (type,), FIT_NUMERICS)
@@ -466,7 +466,7 @@ def _residual_branches(float_graph: Graph, graph: Graph) -> dict[str, _Residual]
     order = {t: i for i, n in enumerate(graph.nodes) for t in n.outputs}
     float_producers = {n.name: n for n in float_graph.nodes}
     for i, node in enumerate(graph.nodes):
-        if node.op not in WEIGHTED or node.attrs.activation != "none":
+        if node.op not in WEIGHT_AXIS or node.attrs.activation != "none":
             continue
         t = node.outputs[0]
         readers = consumers.get(t, [])
@@ -485,6 +485,3 @@ def _residual_branches(float_graph: Graph, graph: Graph) -> dict[str, _Residual]
             continue
         out[node.name] = _Residual(float_others[0], others[0])
     return out
-
-
-__all__ = ["FIT_NUMERICS", "FitResult", "NetworkChoice", "NodeChoice", "NodeOptions", "check_ranges", "channel_axis", "fit"]

@@ -16,7 +16,7 @@ import numpy as np
 from qwtv2_edge.errors import CompensationError, locate
 from qwtv2_edge.fixedpoint import quantize_multiplier, round_half_even
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Node
-from qwtv2_edge.ir.types import Quantization
+from qwtv2_edge.ir.types import WEIGHT_AXIS, Quantization
 
 #: gains smaller than this in size are treated as 0: the channel becomes a constant
 ZERO_GAIN = 2.0**-20
@@ -33,11 +33,6 @@ class Affine:
     offset: np.ndarray
 
 
-def channel_axis(node: Node) -> int:
-    """Output-channel axis of a weighted node's weights."""
-    return 3 if node.op == "depthwise_conv2d" else 0
-
-
 def folded_constants(graph: Graph, node: Node, affine: Affine) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Equation (1): (codes int8, scale float32 (channels,), bias int32 (channels,)).
 
@@ -45,7 +40,7 @@ def folded_constants(graph: Graph, node: Node, affine: Affine) -> tuple[np.ndarr
     """
     x, w, _ = (graph.tensors[t] for t in node.inputs)
     codes, bias = graph.constants[node.inputs[1]], graph.constants[node.inputs[2]].astype(np.int64)
-    axis = channel_axis(node)
+    axis = WEIGHT_AXIS[node.op]
     assert w.quantization is not None
     scale = np.broadcast_to(w.quantization.scale_array, bias.shape).astype(np.float64)
     gain, offset = np.asarray(affine.gain, np.float64), np.asarray(affine.offset, np.float64)
@@ -79,7 +74,7 @@ def check_ranges(graph: Graph, node: Node, codes: np.ndarray, scale: np.ndarray,
     Raises: CompensationError with the numbers.
     """
     x, out = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
-    rows = np.abs(np.moveaxis(codes, channel_axis(node), 0).reshape(len(bias), -1).astype(np.int64)).sum(1)
+    rows = np.abs(np.moveaxis(codes, WEIGHT_AXIS[node.op], 0).reshape(len(bias), -1).astype(np.int64)).sum(1)
     furthest = max(127 - x.zero_point, x.zero_point + 128)
     total = rows * furthest + np.abs(bias)
     if np.abs(bias).max(initial=0) >= MAX_BIAS or total.max(initial=0) > MAX_ACCUMULATOR:
@@ -99,13 +94,11 @@ def fold_node(b: GraphBuilder, graph: Graph, node: Node, affine: Affine) -> Node
     w, bt = node.inputs[1:]
     w_type, b_type = graph.tensors[w], graph.tensors[bt]
     x = graph.tensors[node.inputs[0]]
-    new_w = b.constant(
-        f"{w}:{node.name}" if w in b.tensors else w, codes, replace(w_type, quantization=Quantization.per_channel(scale, channel_axis(node)))
-    )
     b_scale = (np.float32(x.scale) * scale).astype(np.float32)
-    new_b = b.constant(
-        f"{bt}:{node.name}" if bt in b.tensors else bt, bias, replace(b_type, quantization=Quantization.per_channel(b_scale, 0))
-    )
+    new_w_type = replace(w_type, quantization=Quantization.per_channel(scale, WEIGHT_AXIS[node.op]))
+    new_b_type = replace(b_type, quantization=Quantization.per_channel(b_scale, 0))
+    new_w = b.constant(f"{w}:{node.name}" if w in b.tensors else w, codes, new_w_type)
+    new_b = b.constant(f"{bt}:{node.name}" if bt in b.tensors else bt, bias, new_b_type)
     return replace(node, inputs=(node.inputs[0], new_w, new_b))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from qwtv2_edge.errors import GraphError, locate
 from qwtv2_edge.ir.graph import Graph, Node
-from qwtv2_edge.ir.types import CODE_BOUNDS, DTYPES, Quantization, TensorType
+from qwtv2_edge.ir.types import CODE_BOUNDS, DTYPES, WEIGHT_AXIS, Quantization, TensorType
 
 #: largest number of elements of one tensor; what a 32-bit runtime can index
 MAX_ELEMENTS = 2**31 - 1
@@ -27,8 +27,6 @@ MAX_RANK = 8
 
 ACTIVATION_DTYPES = ("int8", "int16")
 WEIGHT_DTYPES = ("int8", "int4")
-#: weighted op -> per-channel axis of its weights
-WEIGHT_AXIS = {"conv2d": 0, "depthwise_conv2d": 3, "transpose_conv2d": 0, "fully_connected": 0}
 #: attribute name -> least legal value of every number in it
 ATTR_MINIMUM = {"stride": 1, "dilation": 1, "kernel": 1, "groups": 1, "size": 1, "padding": 0, "axes": 0, "shape": 1}
 

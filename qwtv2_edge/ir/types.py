@@ -21,6 +21,9 @@ DTYPES: dict[str, np.dtype] = {
     "bool": np.dtype(np.bool_),
 }
 
+#: ops with weights, a bias and an accumulator -> output-channel axis of their weights as stored in the IR
+WEIGHT_AXIS: dict[str, int] = {"conv2d": 0, "depthwise_conv2d": 3, "transpose_conv2d": 0, "fully_connected": 0}
+
 #: inclusive code bounds of quantized dtypes
 CODE_BOUNDS: dict[str, tuple[int, int]] = {
     "int4": (-8, 7),
@@ -75,11 +78,13 @@ class TensorType:
     @property
     def scale(self) -> float:
         """The per-tensor scale (float32-exact)."""
-        assert self.quantization is not None and len(self.quantization.scale) == 1
+        assert self.quantization is not None
+        assert len(self.quantization.scale) == 1
         return self.quantization.scale[0]
 
     @property
     def zero_point(self) -> int:
         """The per-tensor zero point."""
-        assert self.quantization is not None and len(self.quantization.scale) == 1
+        assert self.quantization is not None
+        assert len(self.quantization.scale) == 1
         return self.quantization.zero_point[0]

@@ -19,11 +19,10 @@ import numpy as np
 from qwtv2_edge.errors import CalibrationError, QuantizeError, locate
 from qwtv2_edge.fixedpoint import round_half_even
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Node
-from qwtv2_edge.ir.types import Quantization, TensorType
+from qwtv2_edge.ir.types import WEIGHT_AXIS, Quantization, TensorType
 from qwtv2_edge.ops import OPS
 from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.quantization.calibrate import Stats
-from qwtv2_edge.quantization.legalize import WEIGHTED
 from qwtv2_edge.quantization.observers import activation_range, weight_scale
 from qwtv2_edge.quantization.recipe import Recipe
 
@@ -31,6 +30,9 @@ from qwtv2_edge.quantization.recipe import Recipe
 MIN_EFFECTIVE_SCALE = 2.0**-31
 MAX_EFFECTIVE_SCALE = 2.0**8
 MAX_BIAS = 2**30
+
+#: (float constant, how it was quantized) -> integer constant, so that equal codes are stored once
+Codes = dict[tuple[str, object], str]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def params_for(low: float, high: float) -> Params:
     """Equation (1) for a range that holds 0; scale is float32-exact."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = float(np.float32((high - low) / 255))
-    return Params(scale, int(np.clip(round_half_even(-128 - low / scale), -128, 127)))
+    return Params(scale, int(np.clip(round_half_even(np.asarray(-128 - low / scale)), -128, 127)))
 
 
 def absorb_clamps(graph: Graph) -> tuple[Graph, dict[str, tuple[float, float]]]:
@@ -246,7 +248,7 @@ def apply(graph: Graph, stats: Stats, recipe: Recipe) -> Graph:
 
     float_out = recipe.io_dtype == "float32"
     taken = set(graph.outputs) if float_out else set()
-    codes_of: dict[tuple[str, object], str] = {}
+    codes_of: Codes = {}
 
     for node in graph.nodes:
         with locate(node):
@@ -263,7 +265,7 @@ def apply(graph: Graph, stats: Stats, recipe: Recipe) -> Graph:
                 else:
                     inputs.append(names[t])
             outputs = [f"{t}:int8" if t in taken else t for t in node.outputs]
-            if node.op in WEIGHTED:
+            if node.op in WEIGHT_AXIS:
                 inputs[1:] = _weighted_constants(b, node, graph, plan, recipe, codes_of)
             else:
                 for i, t in enumerate(inputs):
@@ -275,8 +277,13 @@ def apply(graph: Graph, stats: Stats, recipe: Recipe) -> Graph:
                 b.add(node.op, inputs, node.attrs, name=node.name, location=node.location, out_types=out_types, outputs=outputs)
             else:
                 made = b.add(
-                    node.op, inputs, node.attrs, name=node.name, location=node.location, out_types=tuple(int8(t, own) for t in node.outputs)
-                    , outputs=[f"{t}:own" for t in node.outputs]
+                    node.op,
+                    inputs,
+                    node.attrs,
+                    name=node.name,
+                    location=node.location,
+                    out_types=tuple(int8(t, own) for t in node.outputs),
+                    outputs=[f"{t}:own" for t in node.outputs],
                 )
                 for t, m, o in zip(node.outputs, made, outputs, strict=True):
                     b.add(
@@ -294,16 +301,18 @@ def apply(graph: Graph, stats: Stats, recipe: Recipe) -> Graph:
         if float_out:
             if t in graph.inputs:
                 raise QuantizeError(f"output '{t}' is an input of the network", fix="drop it from the outputs")
-            b.add("dequantize", (names[t],), NoAttrs(), name=f"{t}:dequantize", outputs=(t,), out_types=(TensorType(graph.tensors[t].shape),))
+            b.add(
+                "dequantize", (names[t],), NoAttrs(), name=f"{t}:dequantize", outputs=(t,), out_types=(TensorType(graph.tensors[t].shape),)
+            )
             b.outputs.append(t)
         else:
             b.outputs.append(names[t])
     return b.freeze()
 
 
-def _weighted_constants(b, node: Node, graph: Graph, plan: Plan, recipe: Recipe, codes_of) -> list[str]:
+def _weighted_constants(b: GraphBuilder, node: Node, graph: Graph, plan: Plan, recipe: Recipe, codes_of: Codes) -> list[str]:
     """Add a weighted node's integer weights and bias; equal codes are stored once."""
-    axis = WEIGHTED[node.op]
+    axis = WEIGHT_AXIS[node.op]
     x, wt, bt = node.inputs
     r = recipe.for_node(node.location.module_path, node.name)
     in_scale = plan.requantize[node.name, 0].scale if (node.name, 0) in plan.requantize else plan.params[x].scale
@@ -319,7 +328,7 @@ def _weighted_constants(b, node: Node, graph: Graph, plan: Plan, recipe: Recipe,
     return [codes_of[key], b.constant(bt if bt not in b.tensors else f"{node.name}.bias", q.bias, b_type)]
 
 
-def _operand(b, t: str, graph: Graph, node: Node, plan: Plan, codes_of) -> str:
+def _operand(b: GraphBuilder, t: str, graph: Graph, node: Node, plan: Plan, codes_of: Codes) -> str:
     """Add a constant operand of an element-wise or concatenating node."""
     value = graph.constants[t]
     if OPS[node.op].quant.kind == "same":
@@ -331,4 +340,3 @@ def _operand(b, t: str, graph: Graph, node: Node, plan: Plan, codes_of) -> str:
     if key not in codes_of:
         codes_of[key] = b.constant(t, codes, TensorType(codes.shape, "int8", p.quantization()))
     return codes_of[key]
-

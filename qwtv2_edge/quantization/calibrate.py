@@ -24,7 +24,9 @@ class Stats:
     samples: int
 
 
-def calibrate(graph: Graph, batches: Iterable[Sequence[np.ndarray]], recipe: Recipe, total: int = 0, progress: Progress | None = None) -> Stats:
+def calibrate(
+    graph: Graph, batches: Iterable[Sequence[np.ndarray]], recipe: Recipe, total: int = 0, progress: Progress | None = None
+) -> Stats:
     """Run the float ``graph`` over ``batches`` and gather range statistics.
 
     Args:

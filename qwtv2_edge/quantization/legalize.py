@@ -20,7 +20,7 @@ from math import prod
 import numpy as np
 
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Node
-from qwtv2_edge.ir.types import TensorType
+from qwtv2_edge.ir.types import WEIGHT_AXIS, TensorType
 from qwtv2_edge.ops.activation import ClampAttrs
 from qwtv2_edge.ops.conv import DepthwiseAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
@@ -32,8 +32,7 @@ from qwtv2_edge.ops.spec import NoAttrs
 FUSABLE = frozenset({"conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected", "add", "sub", "mul"})
 #: TFLite's transposed convolution takes no fused activation
 NO_FUSED_ACTIVATION = frozenset({"transpose_conv2d"})
-WEIGHTED = {"conv2d": 0, "depthwise_conv2d": 3, "transpose_conv2d": 0, "fully_connected": 0}
-"""op -> output-channel axis of its weights"""
+
 
 TO_NHWC = (0, 2, 3, 1)
 TO_NCHW = (0, 3, 1, 2)
@@ -75,7 +74,7 @@ def _hard_sigmoid(b: GraphBuilder, node: Node, graph: Graph) -> bool:
     before = b.nodes[-1] if b.nodes and b.nodes[-1].outputs == (x,) else None
     if before is None:
         before = next((n for n in b.nodes if x in n.outputs), None)
-    if before is not None and before.op in WEIGHTED and before.attrs.activation == "none" and single_reader(graph, x) is not None:
+    if before is not None and before.op in WEIGHT_AXIS and before.attrs.activation == "none" and single_reader(graph, x) is not None:
         w, bias = (b.constants[t] for t in before.inputs[1:])
         scaled = b.constant(f"{node.name}.weight", (w / np.float32(6)).astype(np.float32))
         shifted = b.constant(f"{node.name}.bias", (bias / np.float32(6) + np.float32(0.5)).astype(np.float32))
@@ -201,13 +200,13 @@ def drop_boundary_transposes(graph: Graph) -> Graph:
                 renamed[n.outputs[0]] = t
             changed.append(t)
     for t in graph.outputs:
-        n = producers.get(t)
-        if n is not None and n.op == "transpose" and n.attrs.perm == TO_NCHW and t not in consumers and n.name not in dropped:
-            source = n.inputs[0]
+        last = producers.get(t)
+        if last is not None and last.op == "transpose" and last.attrs.perm == TO_NCHW and t not in consumers and last.name not in dropped:
+            source = last.inputs[0]
             if source in graph.inputs or source in graph.outputs or source in renamed:
                 continue
             # keep the output's own name: the producer of the transposed value now makes it
-            dropped.add(n.name)
+            dropped.add(last.name)
             renamed[source] = t
             b.tensors[t] = graph.tensors[source]
             changed.append(t)

@@ -10,6 +10,7 @@ and "entropy" minimises the Kullback-Leibler divergence between h clipped to the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +85,7 @@ def _percentile(o: Observer, percentile: float, levels: int) -> tuple[float, flo
     return float(low), float(high)
 
 
-def _search(o: Observer, cost) -> tuple[float, float]:
+def _search(o: Observer, cost: Callable[[float, float], float]) -> tuple[float, float]:
     """Shrink high, then low, then high again along CLIPS, each time to the least cost."""
     low, high = o.low, o.high
     for _ in range(2):

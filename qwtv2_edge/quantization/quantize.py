@@ -52,7 +52,9 @@ class QuantizedModel:
     report: QuantizationReport
 
 
-def quantize(graph: Graph, calibration: Any, recipe: Recipe | Mapping[str, Any] | None = None, progress: Progress | None = None) -> QuantizedModel:
+def quantize(
+    graph: Graph, calibration: Any, recipe: Recipe | Mapping[str, Any] | None = None, progress: Progress | None = None
+) -> QuantizedModel:
     """Quantize a captured float graph after training and compensate it.
 
     Args:
@@ -129,7 +131,7 @@ def _report(samples: int, result: FitResult, transposed: list[str]) -> Quantizat
     notes = []
     if transposed:
         shown = ", ".join(f"'{t}'" for t in transposed)
-        notes.append(f"channels-first {shown}: one extra transpose each in the artifact; io_layout = \"nhwc\" drops it")
+        notes.append(f'channels-first {shown}: one extra transpose each in the artifact; io_layout = "nhwc" drops it')
     if samples < FEW_SAMPLES and result.network.chosen != "none":
         notes.append(f"only {samples} calibration samples: the gates are weak below {FEW_SAMPLES}")
     return QuantizationReport(samples, result.nodes, result.network, tuple(notes))

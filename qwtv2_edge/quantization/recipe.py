@@ -71,8 +71,10 @@ class Recipe:
         _check_gain_limits(self.gain_limits)
         if self.activation_bits == 16:
             raise RecipeError("activation_bits = 16 is not available in this version", fix="use activation_bits = 8")
-        if self.weight_storage == "packed" and self.weight_bits != 4 and not any(
-            o.get("weight_bits") == 4 for o in dict(self.overrides).values() if isinstance(o, Mapping)
+        if (
+            self.weight_storage == "packed"
+            and self.weight_bits != 4
+            and not any(o.get("weight_bits") == 4 for o in dict(self.overrides).values() if isinstance(o, Mapping))
         ):
             raise RecipeError("weight_storage = 'packed' needs 4-bit weights", fix="set weight_bits = 4, or weight_storage = 'int8'")
         frozen: dict[str, Mapping[str, Any]] = {}

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 from common import note, show, sqnr_db
+from models import tiny_mlperf
 
 import qwtv2_edge as qe
-from models import tiny_mlperf
 
 NETS = ("resnet8", "ds_cnn", "mobilenet_v1")
 KINDS = ("none", "offset", "cwac")
@@ -45,7 +45,9 @@ def measure(name: str, runtimes: bool) -> list[dict[str, Any]]:
     if name == "resnet8":
         ends = {first: {"weight_bits": 8}, last: {"weight_bits": 8}}
         grid += [{**r, "overrides": ends} for r in grid if r["weight_bits"] == 4 and r["weight_granularity"] == "per_channel"]
-    rows: list[dict[str, Any]] = [{"net": name, "float_top1": round(100 * float((wanted.argmax(1) == truth).mean()), 2), "samples": len(images)}]
+    rows: list[dict[str, Any]] = [
+        {"net": name, "float_top1": round(100 * float((wanted.argmax(1) == truth).mean()), 2), "samples": len(images)}
+    ]
     for recipe in grid:
         sizes, ops = set(), set()
         for kind in KINDS:

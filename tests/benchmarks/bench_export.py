@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 from common import note, percentiles, show
-
 from models import calibration_of
+
 from qwtv2_edge.runners.host import Session
 
 HERE = Path(__file__).resolve().parent

@@ -16,7 +16,17 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-PACKAGES = ("qwtv2-edge", "torch", "executorch", "ai-edge-litert", "tensorflow", "tflite-micro", "litert-torch", "ai-edge-quantizer", "numpy")
+PACKAGES = (
+    "qwtv2-edge",
+    "torch",
+    "executorch",
+    "ai-edge-litert",
+    "tensorflow",
+    "tflite-micro",
+    "litert-torch",
+    "ai-edge-quantizer",
+    "numpy",
+)
 
 
 def environment() -> dict[str, Any]:
@@ -28,7 +38,9 @@ def environment() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     model = next((line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")), platform.processor())
-    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     return {"processor": model, "cores": os.cpu_count(), "python": platform.python_version(), "versions": versions, "commit": commit}
 
 

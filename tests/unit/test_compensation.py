@@ -51,7 +51,8 @@ def test_fit_approaches_least_squares_and_each_half_buys_what_the_derivation_say
     gain, offset, alone = m.fit((1 / 8, 8.0))
     for c in range(z.shape[-1]):
         slope, intercept = np.polyfit(z[..., c].ravel().astype(np.float64), y[..., c].ravel().astype(np.float64), 1)
-        assert gain[c] == pytest.approx(slope, rel=1e-2) and offset[c] == pytest.approx(intercept, abs=0.02)
+        assert gain[c] == pytest.approx(slope, rel=1e-2)
+        assert offset[c] == pytest.approx(intercept, abs=0.02)
     before = m.error(np.ones(5), np.zeros(5))
     np.testing.assert_allclose(before - m.error(np.ones(5), alone), m.e**2, rtol=1e-2)
     assert (m.error(gain, offset) <= m.error(np.ones(5), alone)).all()
@@ -60,7 +61,7 @@ def test_fit_approaches_least_squares_and_each_half_buys_what_the_derivation_say
 def test_few_samples_shrink_toward_the_identity():
     z, y = pair(5, samples=4, positions=1)
     few = Moments.of(z, y)
-    gain, offset, alone = few.fit((1 / 8, 8.0))
+    gain, _offset, alone = few.fit((1 / 8, 8.0))
     slope = few.ze / few.zz
     assert (np.abs(gain - 1) < 0.2 * np.abs(slope) + 1e-9).all()
     assert (np.abs(alone) < 0.2 * np.abs(few.e) + 1e-9).all()
@@ -79,7 +80,9 @@ def test_dead_channel_gets_an_offset_and_no_gain():
     z, y = pair(7)
     z[..., 2] = 1.5
     gain, offset, alone = Moments.of(z, y).fit((0.5, 2.0))
-    assert gain[2] == 1 and offset[2] == alone[2] and np.isfinite(offset).all()
+    assert gain[2] == 1
+    assert offset[2] == alone[2]
+    assert np.isfinite(offset).all()
 
 
 # ---------------------------------------------------------------- fold
@@ -95,8 +98,12 @@ def weighted(op: str = "conv2d", in_scale: float = 0.05, out_scale: float = 0.1,
     }[op]
     x = b.input("x", TensorType(shape, "int8", Quantization.per_tensor(in_scale, zero_point)))
     scale = rng.uniform(0.005, 0.02, 4)
-    w = b.constant("w", rng.integers(-127, 128, w_shape).astype(np.int8), TensorType(w_shape, "int8", Quantization.per_channel(scale, axis)))
-    bias = b.constant("b", rng.integers(-4000, 4000, 4).astype(np.int32), TensorType((4,), "int32", Quantization.per_channel(scale * in_scale, 0)))
+    w = b.constant(
+        "w", rng.integers(-127, 128, w_shape).astype(np.int8), TensorType(w_shape, "int8", Quantization.per_channel(scale, axis))
+    )
+    bias = b.constant(
+        "b", rng.integers(-4000, 4000, 4).astype(np.int32), TensorType((4,), "int32", Quantization.per_channel(scale * in_scale, 0))
+    )
     out = {"conv2d": (1, 3, 3, 4), "depthwise_conv2d": (1, 3, 3, 4), "fully_connected": (1, 4)}[op]
     type = TensorType(out, "int8", Quantization.per_tensor(out_scale, -5))
     b.outputs = list(b.add(op, (x, w, bias), attrs, name="n", location=Location("n"), out_types=(type,)))
@@ -141,7 +148,8 @@ def test_fold_changes_nothing_else():
     assert [n.op for n in folded.nodes] == [n.op for n in graph.nodes]
     assert folded.nodes[0].inputs == graph.nodes[0].inputs, "constants keep their names"
     np.testing.assert_array_equal(folded.constants["w"], graph.constants["w"])
-    assert folded.tensors["x"] == graph.tensors["x"] and folded.tensors["n"] == graph.tensors["n"]
+    assert folded.tensors["x"] == graph.tensors["x"]
+    assert folded.tensors["n"] == graph.tensors["n"]
     assert folded.constants["b"].dtype == np.int32
 
 
@@ -153,7 +161,8 @@ def test_a_shared_weight_keeps_the_other_readers_value():
     b.outputs += other
     folded = fold(b.freeze(), {"n": Affine(np.full(4, 1.5), np.zeros(4))})
     n, m = folded.nodes
-    assert m.inputs == node.inputs and n.inputs[1] != m.inputs[1]
+    assert m.inputs == node.inputs
+    assert n.inputs[1] != m.inputs[1]
     assert folded.tensors[m.inputs[1]] == graph.tensors["w"]
 
 
@@ -176,7 +185,8 @@ def test_what_can_not_be_folded_is_refused_by_name(affine, needle):
 def test_zero_gain_keeps_the_offset_and_the_scale():
     graph = weighted()
     codes, scale, bias = folded_constants(graph, graph.nodes[0], Affine(np.array([1, 0, 1, 1.0]), np.array([0, 0.7, 0, 0])))
-    assert not codes[1].any() and codes[0].any()
+    assert not codes[1].any()
+    assert codes[0].any()
     assert scale[1] == np.float32(graph.tensors["w"].quantization.scale[1])
     assert bias[1] * graph.tensors["x"].scale * scale[1] == pytest.approx(0.7, rel=1e-3)
 

@@ -33,7 +33,8 @@ def test_growing_the_histogram_loses_nothing(order):
     o = observed(*(parts[i] for i in order))
     assert o.counts.sum() == 1500
     whole = np.concatenate(parts)
-    assert o.low == np.float32(whole.min()) and o.high == np.float32(whole.max())
+    assert o.low == np.float32(whole.min())
+    assert o.high == np.float32(whole.max())
     spread = np.sqrt((o.counts * o.centres() ** 2).sum() / 1500)
     assert spread == pytest.approx(np.sqrt(np.square(whole).mean()), rel=1e-2)
 
@@ -41,7 +42,8 @@ def test_growing_the_histogram_loses_nothing(order):
 def test_percentile_cuts_the_tails_it_is_told_to():
     x = np.linspace(0, 1, 100_001)
     low, high = activation_range(observed(x), "percentile", 99.0)
-    assert low == 0 and high == pytest.approx(0.99, abs=1e-3)
+    assert low == 0
+    assert high == pytest.approx(0.99, abs=1e-3)
 
 
 def test_outliers_are_clipped_where_that_pays():
@@ -49,9 +51,11 @@ def test_outliers_are_clipped_where_that_pays():
     x = np.concatenate([rng.normal(size=200_000), [60.0]]).astype(np.float32)
     minmax = quantization_error(x, float(x.min()), 60.0)
     low, high = activation_range(observed(x), "mse", 99.99)
-    assert high < 50 and quantization_error(x, low, high) < minmax
+    assert high < 50
+    assert quantization_error(x, low, high) < minmax
     low, high = activation_range(observed(x), "entropy", 99.99)
-    assert high < 30 and quantization_error(x[:-1], low, high) < quantization_error(x[:-1], float(x.min()), 60.0)
+    assert high < 30
+    assert quantization_error(x[:-1], low, high) < quantization_error(x[:-1], float(x.min()), 60.0)
 
 
 def test_mse_is_close_to_an_exhaustive_search():
@@ -64,11 +68,14 @@ def test_mse_is_close_to_an_exhaustive_search():
 
 def test_mse_weight_scales_never_lose_to_minmax():
     w = np.random.default_rng(4).standard_t(3, size=(16, 3, 3, 8)).astype(np.float32)
+
     def error(scale):
         s = scale[:, None, None, None]
         return np.square(np.clip(np.rint(w / s), -7, 7) * s - w).sum((1, 2, 3))
+
     mse, minmax = (weight_scale(w, 0, 7, m, True) for m in ("mse", "minmax"))
-    assert (error(mse) <= error(minmax) * (1 + 1e-9)).all() and error(mse).sum() < 0.9 * error(minmax).sum()
+    assert (error(mse) <= error(minmax) * (1 + 1e-9)).all()
+    assert error(mse).sum() < 0.9 * error(minmax).sum()
 
 
 def test_per_tensor_scale_is_one_value_and_dead_channels_have_none():

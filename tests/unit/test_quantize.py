@@ -73,7 +73,8 @@ def test_activations_fuse_only_where_nothing_else_reads_the_value():
     y = net.add("add", s, b, attrs=BinaryAttrs())
     legal = legalize(net.done(y))
     assert ops(legal) == ["conv2d", "conv2d", "relu6", "add"]
-    assert legal.node("a").attrs.activation == "relu" and legal.node("b").attrs.activation == "none"
+    assert legal.node("a").attrs.activation == "relu"
+    assert legal.node("b").attrs.activation == "none"
 
 
 @pytest.mark.parametrize("op", ["hard_sigmoid", "silu"])
@@ -111,12 +112,15 @@ def test_nhwc_io_drops_the_boundary_transposes():
     x = net.add("transpose", net.x, attrs=TransposeAttrs(TO_NHWC))
     graph = net.done(net.add("transpose", net.conv(x), attrs=TransposeAttrs(TO_NCHW), name="back"))
     legal = legalize(graph, "nhwc")
-    assert ops(legal) == ["conv2d"] and legal.tensors["x"].shape == (1, 6, 5, 4) and legal.outputs == ("back",)
+    assert ops(legal) == ["conv2d"]
+    assert legal.tensors["x"].shape == (1, 6, 5, 4)
+    assert legal.outputs == ("back",)
     data = np.random.default_rng(0).normal(size=(2, 4, 6, 5)).astype(np.float32)
     (y,) = run(legal, [data.transpose(0, 2, 3, 1)], None)
     np.testing.assert_allclose(y.transpose(0, 3, 1, 2), run(graph, [data], None)[0], atol=1e-6)
     result = quantize(graph, data, Recipe(io_layout="nhwc", compensation="none"))  # data in the module's own layout still fits
-    assert ops(result.graph) == ["quantize", "conv2d", "dequantize"] and not any("transpose" in n for n in result.report.notes)
+    assert ops(result.graph) == ["quantize", "conv2d", "dequantize"]
+    assert not any("transpose" in n for n in result.report.notes)
     kept = quantize(graph, data, Recipe(compensation="none"))
     assert any("'back', 'x'" in n and "nhwc" in n for n in kept.report.notes)
 
@@ -127,7 +131,12 @@ def test_nhwc_io_drops_the_boundary_transposes():
 def test_concat_pool_and_reshape_share_one_scale():
     net = Net()
     a, b = net.conv(net.x, scale=1, name="a"), net.conv(net.x, scale=9, name="b")
-    cat = net.add("concat", net.add("max_pool2d", a, attrs=PoolAttrs((2, 2), (1, 1))), net.add("avg_pool2d", b, attrs=PoolAttrs((2, 2), (1, 1))), attrs=ConcatAttrs(3))
+    cat = net.add(
+        "concat",
+        net.add("max_pool2d", a, attrs=PoolAttrs((2, 2), (1, 1))),
+        net.add("avg_pool2d", b, attrs=PoolAttrs((2, 2), (1, 1))),
+        attrs=ConcatAttrs(3),
+    )
     graph = quantized(net, net.done(cat))
     assert len({scale_and_zero_point(graph, graph.node(n).outputs[0]) for n in ("a", "b", "concat4")}) == 1
     assert "requantize" not in ops(graph)
@@ -160,7 +169,8 @@ def test_absorbed_clamp_holds_whatever_reads_it(wide):
     assert "clamp" not in ops(graph)
     out = run(graph, [net.data()], _numerics())[0][..., :4]
     tolerance = graph.tensors[graph.nodes[-1].inputs[0]].scale + graph.tensors[clamped if wide else f"{clamped}:int8"].scale
-    assert out.max() <= 0.5 + tolerance and out.min() >= -1 - tolerance
+    assert out.max() <= 0.5 + tolerance
+    assert out.min() >= -1 - tolerance
 
 
 def _numerics():
@@ -175,7 +185,9 @@ def test_constant_zero_activation_names_the_node_and_the_line():
     graph = net.done(net.add("conv2d", net.x, w, b, attrs=Conv2DAttrs(), name="dead"))
     with pytest.raises(CalibrationError) as caught:
         quantize(graph, net.data())
-    assert "conv2d 'dead'" in str(caught.value) and "net.py:1" in str(caught.value) and "fix" in str(caught.value)
+    assert "conv2d 'dead'" in str(caught.value)
+    assert "net.py:1" in str(caught.value)
+    assert "fix" in str(caught.value)
 
 
 def test_non_finite_activation_names_the_node():
@@ -206,25 +218,33 @@ def test_an_override_that_matches_nothing_is_an_error():
 @pytest.mark.parametrize(("low", "high"), [(0, 6), (-1, 1), (-3, 0.1), (-0.001, 900), (2, 3), (-5, -4)])
 def test_activation_params_hold_the_range_and_zero(low, high):
     p = params_for(low, high)
-    assert -128 <= p.zero_point <= 127 and np.float32(p.scale) == p.scale
+    assert -128 <= p.zero_point <= 127
+    assert np.float32(p.scale) == p.scale
     low, high = min(low, 0), max(high, 0)
-    assert (-128 - p.zero_point) * p.scale <= low + p.scale / 2 * 1.001 and (127 - p.zero_point) * p.scale >= high - p.scale / 2 * 1.001
+    assert (-128 - p.zero_point) * p.scale <= low + p.scale / 2 * 1.001
+    assert (127 - p.zero_point) * p.scale >= high - p.scale / 2 * 1.001
 
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("granularity", ["per_channel", "per_tensor"])
 def test_weight_codes_and_bias(bits, granularity):
     rng = np.random.default_rng(0)
-    w, b = rng.normal(size=(5, 3, 3, 2)).astype(np.float32) * np.array([1, 1e-9, 10, 0, 1])[:, None, None, None], rng.normal(size=5).astype(np.float32)
+    w, b = (
+        rng.normal(size=(5, 3, 3, 2)).astype(np.float32) * np.array([1, 1e-9, 10, 0, 1])[:, None, None, None],
+        rng.normal(size=5).astype(np.float32),
+    )
     w = w.astype(np.float32)
     q = quantize_weights(w, b, 0, 0.1, 0.2, Recipe(weight_bits=bits, weight_granularity=granularity, weight_observer="minmax"))
     top = 127 if bits == 8 else 7
-    assert np.abs(q.codes).max() == top and q.codes.dtype == np.int8 and not q.codes[3].any()
+    assert np.abs(q.codes).max() == top
+    assert q.codes.dtype == np.int8
+    assert not q.codes[3].any()
     assert np.abs(q.bias).max() < 2**30
     real_bias = q.bias * (0.1 * q.scale.astype(np.float64))
     np.testing.assert_allclose(real_bias, b, atol=float(0.1 * q.scale.max()))
     effective = 0.1 * q.scale.astype(np.float64) / 0.2
-    assert effective.min() >= 2.0**-31 and effective.max() < 256
+    assert effective.min() >= 2.0**-31
+    assert effective.max() < 256
 
 
 def test_effective_scale_beyond_the_limit_is_refused_with_its_value():
@@ -248,7 +268,9 @@ def test_variants_are_ordered_on_data_the_fit_did_not_see():
     for kind in ("none", "offset", "cwac"):
         results[kind] = quantize(graph, calibration, Recipe(weight_bits=4, weight_observer="minmax", compensation=kind))
         errors[kind] = np.square(run(results[kind].graph, [fresh], _numerics())[0] - wanted).mean()
-    assert errors["cwac"] <= errors["offset"] * 1.001 and errors["offset"] <= errors["none"] * 1.001 and errors["cwac"] < 0.9 * errors["none"]
+    assert errors["cwac"] <= errors["offset"] * 1.001
+    assert errors["offset"] <= errors["none"] * 1.001
+    assert errors["cwac"] < 0.9 * errors["none"]
     assert ops(results["cwac"].graph) == ops(results["none"].graph)
     for name, array in results["none"].graph.constants.items():
         assert results["cwac"].graph.constants[name].shape == array.shape
@@ -266,7 +288,8 @@ def test_quantization_is_deterministic_and_does_not_depend_on_how_samples_arrive
     data = net.data(20)
     results = [quantize(graph, source, Recipe(observer="minmax")).graph for source in (data, list(data), iter(data), [data[:7], data[7:]])]
     for other in results[1:]:
-        assert other.nodes == results[0].nodes and dict(other.tensors) == dict(results[0].tensors)
+        assert other.nodes == results[0].nodes
+        assert dict(other.tensors) == dict(results[0].tensors)
         for name, array in results[0].constants.items():
             np.testing.assert_array_equal(array, other.constants[name])
 
@@ -283,4 +306,5 @@ def test_linear_heads_and_int8_io():
 def test_too_few_samples_to_hold_out_switch_compensation_off_and_say_so():
     net = Net()
     result = quantize(net.done(net.conv(net.x)), net.data(2))
-    assert result.report.network.chosen == "none" and "nothing to hold out" in result.report.network.reason
+    assert result.report.network.chosen == "none"
+    assert "nothing to hold out" in result.report.network.reason

@@ -17,7 +17,8 @@ def test_toml(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text('weight_bits = 4\nobserver = "mse"\n[overrides."head*"]\nweight_bits = 8\n')
     recipe = Recipe.from_toml(path)
-    assert recipe.weight_bits == 4 and recipe.observer == "mse"
+    assert recipe.weight_bits == 4
+    assert recipe.observer == "mse"
     assert recipe.for_node("head.0").weight_bits == 8
     assert recipe.for_node("body").weight_bits == 4
 
@@ -49,7 +50,11 @@ def test_mistakes_are_named(items, needle):
 
 
 def test_later_overrides_win_and_packed_falls_back_for_8_bit_nodes():
-    recipe = Recipe(weight_bits=4, weight_storage="packed", overrides={"*": {"compensation": "none"}, "a.*": {"weight_bits": 8, "compensation": "offset"}})
+    recipe = Recipe(
+        weight_bits=4,
+        weight_storage="packed",
+        overrides={"*": {"compensation": "none"}, "a.*": {"weight_bits": 8, "compensation": "offset"}},
+    )
     node = recipe.for_node("a.conv")
     assert (node.weight_bits, node.weight_storage, node.compensation) == (8, "int8", "offset")
     assert recipe.for_node("b").compensation == "none"

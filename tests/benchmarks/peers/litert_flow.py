@@ -25,7 +25,6 @@ def main() -> None:
     torch.set_num_threads(1)
     import litert_torch
     from ai_edge_quantizer import quantizer, recipe
-
     from models import build_net
 
     module = build_net(name)

@@ -23,8 +23,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import qwtv2_edge as qe
     from models import build_net
+
+    import qwtv2_edge as qe
 
     module = build_net(name)
     calibration = np.load(calibration_path)
