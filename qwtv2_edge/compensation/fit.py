@@ -274,13 +274,16 @@ class _Lockstep:
         assert w_quantization is not None
         scale = (np.float64(in_types[0].scale) * w_quantization.scale_array.astype(np.float64)).astype(np.float32)
 
-        tallies = {v.kind: _Tally() for v in self.variants}
+        # beside others, "none" is only carried along: nothing is fitted to it
+        tallies = {v.kind: _Tally() for v in self.variants if v.kind != "none" or len(self.variants) == 1}
         for i, mask in enumerate(self.masks):
             (y,) = step(self.float_graph, plain, [self.float_value(t, i) for t in plain.inputs], None)
             for v in self.variants:
                 x = self.value(v, node.inputs[0], i)
                 acc = weighted.accumulate(node.op, [x, *(self.graph.constants[t] for t in node.inputs[1:])], node.attrs, in_types)
                 self.spool.put(f"{v.kind}/acc", i, acc)
+                if v.kind not in tallies:
+                    continue
                 z = acc.astype(np.float32) * scale
                 target = y
                 if options.reference == "local":
@@ -300,6 +303,9 @@ class _Lockstep:
 
         saturation: dict[str, float] = {}
         for v in self.variants:
+            if v.kind not in tallies:
+                saturation[v.kind] = self.run_weighted(node, v, None)
+                continue
             affine, choice = self.choose(node, v, tallies[v.kind], options)
             saturation[v.kind] = self.run_weighted(node, v, affine)
             if affine is not None:
@@ -406,9 +412,11 @@ class _Lockstep:
         report = self.variants[-1].choices
         if best is not self.variants[-1]:
             kept = {c.node: c for c in best.choices}
+            kinds = {c.node: kept[c.node].kind if c.node in kept else "none" for c in report}
+            targets = {c.node: kept[c.node].target if c.node in kept else "activation" for c in report}
             report = [
-                replace(c, kind=kept[c.node].kind, target=kept[c.node].target, reason="rolled back by the whole-network gate")
-                if kept[c.node].kind != c.kind
+                replace(c, kind=kinds[c.node], target=targets[c.node], reason="rolled back by the whole-network gate")
+                if kinds[c.node] != c.kind
                 else c
                 for c in report
             ]
