@@ -256,3 +256,16 @@ def test_a_clamp_behind_a_padded_window_is_exact(bounds, given, session, rng):
     (z,) = b.add("clamp", (y,), ClampAttrs(*bounds), name="clamp", out_types=(out,))
     b.outputs = [y, z] if given else [z]
     assert difference(b.freeze(), "executorch-xnnpack", session, rng) == ""
+
+
+@pytest.mark.parametrize("power_of_two", [False, True])
+@pytest.mark.parametrize("op", ["add", "sub", "mul"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_one_tensor_twice(target, op, power_of_two, session, rng):
+    """XNNPACK turns x * x into a square and x - x into a constant, which round differently."""
+    b = GraphBuilder("twice")
+    x = b.input("x", codes((1, 4, 64), 0.03125 if power_of_two else 0.037))
+    (y,) = b.add(op, (x, x), BinaryAttrs(), name="twice", out_types=(codes((1, 4, 64), 0.0625 if power_of_two else 0.071, -9),))
+    (z,) = b.add("add", (x, y), BinaryAttrs(), name="after", out_types=(codes((1, 4, 64), 0.1, 5),))
+    b.outputs = [y, z]
+    assert difference(b.freeze(), target, session, rng) == ""

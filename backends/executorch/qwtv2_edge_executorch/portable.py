@@ -343,7 +343,9 @@ def _clamp(p: Portable, node: Node) -> int:
 
 
 def _pair_table(p: Portable, node: Node) -> int:
-    """Any pair op whose arithmetic has no short form: a table of all 65536 pairs."""
+    """Any pair op whose arithmetic has no short form: a table of all 65536 pairs, or of 256 where both are one tensor."""
+    if node.inputs[0] == node.inputs[1]:
+        return p.index(meaning(p, node, integers.CODES, integers.CODES), p.cast(p.value(node.inputs[0]), np.int32))
     codes = np.arange(-128, 128, dtype=np.int8)
     table = meaning(p, node, codes[:, None], codes[None, :]).reshape(-1)
     x, y = (p.cast(p.value(t), np.int32) for t in node.inputs)

@@ -497,6 +497,17 @@ def _q8_window(ratio: float, slope: float = 1.0) -> bool:
     return 2.0**-8 <= ratio <= 2.0**7 and abs(negative) >= 2.0**-8 and -127.99609375 <= negative <= 2.0**7
 
 
+def _origin(graph: Graph, tensor: str) -> str:
+    """The tensor whose codes ``tensor`` holds after the movements that XNNPACK may leave out."""
+    producers = graph.producers()
+    while tensor in producers and producers[tensor].op in ("reshape", "transpose", "slice", "pad", "clamp"):
+        node = producers[tensor]
+        if graph.tensors[node.inputs[0]].size != graph.tensors[tensor].size:
+            break
+        tensor = node.inputs[0]
+    return tensor
+
+
 def refusal(graph: Graph, node: Node) -> str:
     """Why XNNPACK can't run ``node``, or "" when it can."""
     if node.op not in EMITTERS:
@@ -508,6 +519,9 @@ def refusal(graph: Graph, node: Node) -> str:
     if node.inputs[0] in graph.constants and node.op not in ("add", "sub", "mul"):
         return "its input is a constant"
     match node.op:
+        case "sub" | "mul" if _origin(graph, node.inputs[0]) == _origin(graph, node.inputs[1]):
+            # src/subgraph.c :: optimize_common_subgraphs_mul_to_sqr, _binary_to_const: a square by look-up table, a constant
+            return "XNNPACK rewrites an op on one tensor twice into another that rounds differently"
         case "add" | "sub":
             return _refuses_pair(types, y)
         case "mul":
