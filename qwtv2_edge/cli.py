@@ -307,7 +307,7 @@ def evaluate_command(
     if numerics:
         names = [get_numerics(n).name for n in numerics]
     else:
-        names = [n for t in opened.artifacts or TARGETS for n in names_here(t)]
+        names = [n for t in opened.artifacts or TARGETS for n in names_here(t) if not get_numerics(n).refusals(graph)]
     samples = open_data(data, graph, purpose="evaluation")
     metric = metric or default_metric(graph.tensors[graph.inputs[0]].shape, graph.tensors[graph.outputs[0]].shape, samples.labels)
     if not metric:
