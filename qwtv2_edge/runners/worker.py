@@ -199,6 +199,13 @@ class ExecuTorch:
     def get(self):
         return [r.contiguous().numpy().copy() for r in self.results]
 
+    kept = []
+
+    def close(self):
+        """Let go of the tensors only: ending programs in a process that goes on to load others corrupts its heap."""
+        self.results = self.feed = None
+        ExecuTorch.kept.append(self)
+
 
 RUNTIMES = {"tflite-micro": Micro, "executorch": ExecuTorch}
 
@@ -326,6 +333,8 @@ def serve(source, sink):
             elif header["command"] == "load":
                 kind = header["kind"]
                 found = versions(kind)
+                if hasattr(runtime, "close"):
+                    runtime.close()
                 runtime = None
                 runtime = RUNTIMES.get(kind, Interpreter)(kind, blobs[0], header["threads"])
                 send(
