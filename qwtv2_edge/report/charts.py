@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, isfinite, log10
+from math import ceil, floor, inf, isfinite, log10
 
 from markupsafe import Markup, escape
 
@@ -44,7 +44,15 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def dots(rows: Sequence[Row], title: str, unit: str, *, line: tuple[float, str] | None = None, least_span: float = 1.0) -> Markup:
+def dots(
+    rows: Sequence[Row],
+    title: str,
+    unit: str,
+    *,
+    line: tuple[float, str] | None = None,
+    least_span: float = 1.0,
+    most: float = inf,
+) -> Markup:
     """A dot chart with one row per item and a common axis that need not start at zero.
 
     Args:
@@ -53,13 +61,14 @@ def dots(rows: Sequence[Row], title: str, unit: str, *, line: tuple[float, str] 
         unit: of the axis, e.g. "%".
         line: value and name of a vertical reference line.
         least_span: smallest extent of the axis, so that noise is not blown up.
+        most: no value can be above; the axis ends there.
     """
     values = [m.value for r in rows for m in r.marks if isfinite(m.value)] + ([line[0]] if line else [])
     if not values:
         return Markup("")
     low, high = min(values), max(values)
     middle, half = (low + high) / 2, max(high - low, least_span) / 2 * 1.08
-    at = ticks(middle - half, middle + half)
+    at = [t for t in ticks(middle - half, middle + half) if t <= most]
     left, right = at[0], at[-1]
     height = AXIS + ROW * len(rows) + 10
 
@@ -99,7 +108,8 @@ def accuracy_chart(metrics: Mapping[str, float], float_metric: float | None, met
     rows = [Row(name, [Mark("cwac", value * factor, f"{name}: {text(value)}")], text(value)) for name, value in metrics.items()]
     line = (float_metric * factor, "float") if float_metric is not None else None
     largest = max([abs(v) for v in metrics.values()], default=1.0) * factor
-    return dots(rows, f"{metric} per numerics", unit, line=line, least_span=2.0 if percent else max(largest * 0.05, 1e-6))
+    least_span = 2.0 if percent else max(largest * 0.05, 1e-6)
+    return dots(rows, f"{metric} per numerics", unit, line=line, least_span=least_span, most=100.0 if percent else inf)
 
 
 def error_chart(records: Sequence[Mapping[str, object]]) -> Markup:

@@ -42,3 +42,10 @@ def test_numbers_for_people():
     assert grouped(1234567) == "1\u202f234\u202f567"
     assert percent(0.98765) == "98.77 %"
     assert percent(None) == ""
+
+
+def test_accuracy_axis_ends_at_100_percent():
+    drawing = str(charts.accuracy_chart({"a": 1.0, "b": 0.995}, 0.999, "top1"))
+    assert ">100%<" in drawing
+    assert ">100.5%<" not in drawing
+    assert drawing.count("<circle") == 2
