@@ -165,16 +165,16 @@ def show_export(console: Console, result: Export, out: Path) -> None:
     """The result of an export, for people."""
     report = result.report
     accuracy = _formatter(report["metric"])
-    table = _table("numerics", "runtime against simulator", "samples >", f"{report['metric'] or 'metric'} >", "SQNR to float >")
+    table = _table("numerics", "runtime and simulator", "samples >", "values >", f"{report['metric'] or 'metric'} >", "SQNR to float >")
     if report["float_metric"] is not None:
-        table.add_row("float", "", "", accuracy(report["float_metric"]), "")
+        table.add_row("float", "", "", "", accuracy(report["float_metric"]), "")
     for name, v in report["verify"].items():
         agreement = report["agreement"].get(name)
         value = report["metrics"].get(name)
         sqnr = f"{agreement['sqnr_db']:.1f} dB" if agreement and agreement["sqnr_db"] is not None else ""
-        table.add_row(name, _verdict(v), str(v["samples"]), "" if value is None else accuracy(value), sqnr)
+        table.add_row(name, _verdict(v), f"{v['samples']:,}", f"{v['outputs_compared']:,}", "" if value is None else accuracy(value), sqnr)
     for name, why in report["skipped"].items():
-        table.add_row(name, f"not run: {why.splitlines()[0]}", "", "", "")
+        table.add_row(name, f"not run: {why.splitlines()[0]}", "", "", "", "")
     console.print(table)
     kinds = [c["kind"] for c in report["compensation"]]
     console.print(
@@ -195,8 +195,8 @@ def _verdict(v: dict[str, Any]) -> str:
     if v["status"] == "crashed":
         return "[red]crashed[/]"
     if not v["mismatches"]:
-        return f"[green]every byte equal[/] ({v['outputs_compared']:,} values)"
-    words = f"{v['mismatches']:,} of {v['outputs_compared']:,} values differ, by {v['max_lsb']} LSB at most"
+        return "[green]every byte equal[/]"
+    words = f"{v['mismatches']:,} values differ, by {v['max_lsb']} LSB at most"
     return f"{words} (declared)" if v["ok"] else f"[red]{words}[/]"
 
 
