@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.ops import OPS
 from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs
+from qwtv2_edge.ops.elementwise import BinaryAttrs
+from qwtv2_edge.ops.layout import ReshapeAttrs
 from qwtv2_edge.ops.pool import SoftmaxAttrs
 
 
@@ -70,10 +73,27 @@ def leaky_ratio() -> Graph:
     )
 
 
+def merged_into_a_table() -> Graph:
+    """Two tables in a row, then a product with the delegate's first input: XNNPACK took the product for a function of
+    one tensor and freed the table twice."""
+    x = _int8((1, 6, 1), 0.05, 3)
+
+    def make(b: GraphBuilder, t: str) -> str:
+        y = t
+        for shape in ((1, 1, 6), (1, 6, 1)):
+            y = b.add("reshape", (y,), ReshapeAttrs(shape), name="reshape", out_types=(replace(x, shape=shape),))[0]
+        for _ in range(2):
+            y = b.add("leaky_relu", (y,), AlphaAttrs(0.1), name="leaky", out_types=(x,))[0]
+        return b.add("mul", (y, t), BinaryAttrs(), name="mul", out_types=(x,))[0]
+
+    return _graph("merged-into-a-table", x, make)
+
+
 REGRESSIONS: tuple[Graph, ...] = (
     flat_softmax(),
     steep_softmax(),
     clamp_without_zero(0.5, float("inf")),
     clamp_without_zero(-20.0, -1.0),
     leaky_ratio(),
+    merged_into_a_table(),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from qwtv2_edge.simulator import simulate
 
 pytestmark = pytest.mark.runtime
 
-SAMPLES = 12
+SAMPLES = 24
 
 #: TensorFlow runs the kernels of LiteRT in another wheel, and starts slowly; tests/runtime covers it
 LEFT_OUT = ("tensorflow-reference", "tensorflow-xnnpack")
@@ -117,23 +118,70 @@ def test_regressions(graph, runtimes):
     assert runtimes.compared
 
 
-def search(runtimes: Runtimes, count: int, **options) -> None:
-    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck), **options)
+FREE = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+#: the same graphs on every machine. Shrinking is left to the slow search: the failing graph is printed whole
+FIXED = {**FREE, "derandomize": True, "phases": [Phase.generate]}
+
+
+def test_random_graphs(runtimes):
+    @settings(max_examples=200, **FIXED)
     @given(integer_graphs())
     def compare(graph):
         runtimes.compare(graph)
 
-    if not options.get("derandomize"):
-        compare = seed(int(os.environ.get("QWTV2_FUZZ_SEED", "20261121")))(compare)
     compare()
     runtimes.require_share(0.6)
 
 
-def test_random_graphs(runtimes):
-    """The same 200 graphs on every machine. Shrinking is left to the slow search: the failing graph is printed whole."""
-    search(runtimes, 200, derandomize=True, phases=[Phase.generate])
+#: op -> a rule of another runtime
+WRONG = {
+    "conv2d": "ONE",
+    "depthwise_conv2d": "UP2",
+    "transpose_conv2d": "F32E",
+    "add": "Q20_OR_LSHIFT20",
+    "mul": "F32E_OR_REF_F32",
+    "mean": "XNN",
+    "hard_swish": "LUT_XNN",
+    "leaky_relu": "XNN8_OR_REF",
+    "requantize": "Q8_OR_REF",
+    "resize_bilinear": "XNN",
+    "quantize": "RNE",
+}
+
+
+def test_the_search_would_see_a_wrong_rule():
+    """The graphs must be of a kind on which rules differ: each swapped rule shows in some of 500 graphs."""
+    right = next(n for n in numerics_of("tflite") if n.name == "litert-reference")
+    seen: Counter[str] = Counter()
+
+    @settings(max_examples=500, **FIXED)
+    @given(integer_graphs())
+    def compare(graph):
+        left = {n.op for n in graph.nodes} & (set(WRONG) - set(seen))
+        if not left or right.refusals(graph):
+            return
+        inputs = feeds(graph, np.random.default_rng(0), SAMPLES)
+        try:
+            expected = simulate(graph, inputs, right)
+            for op in left:
+                wrong = replace(right, rules={**right.rules, op: WRONG[op]})
+                seen[op] += any(not np.array_equal(a, b) for a, b in zip(expected, simulate(graph, inputs, wrong), strict=True))
+        except QuantizeError:
+            return
+        for op in [op for op in seen if not seen[op]]:
+            del seen[op]
+
+    compare()
+    assert set(seen) == set(WRONG)
 
 
 @pytest.mark.slow
 def test_many_random_graphs(runtimes):
-    search(runtimes, int(os.environ.get("QWTV2_FUZZ_GRAPHS", "2000")))
+    @seed(int(os.environ.get("QWTV2_FUZZ_SEED", "20261121")))
+    @settings(max_examples=int(os.environ.get("QWTV2_FUZZ_GRAPHS", "2000")), **FREE)
+    @given(integer_graphs())
+    def compare(graph):
+        runtimes.compare(graph)
+
+    compare()
+    runtimes.require_share(0.6)

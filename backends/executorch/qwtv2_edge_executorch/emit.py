@@ -105,7 +105,9 @@ def _delegate(result: Build, graph: Graph, stage: Sequence[Node], values: dict[s
         values[t] = result.program.tensor(graph.tensors[t].shape, DTYPES[graph.tensors[t].dtype])
     if not result.problems:
         kinds = [node["xnode_union"][0] for node in blob.nodes]
-        result.program.delegate("XnnpackBackend", blob.encode(), [values[t] for t in (*read, *given)], kinds)
+        # arguments are found by external id; nothing reads the one that stands at the unused id
+        arguments = [values[given[0]]] * xnnpack.FIRST_EXTERNAL + [values[t] for t in (*read, *given)]
+        result.program.delegate("XnnpackBackend", blob.encode(), arguments, kinds)
 
 
 def _try_alone(result: Build, graph: Graph, node: Node, numerics: Numerics, delegate: bool) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from qwtv2_edge.ir.graph import Graph, Node
+from qwtv2_edge.ir.graph import Graph, Node, origin
 from qwtv2_edge.ir.types import TensorType
 from qwtv2_edge.ops import integers, weighted
 from qwtv2_edge.ops.kernels import nearest_index
@@ -28,6 +28,11 @@ FLAG_LEGACY_COORDINATES, FLAG_ALIGN_CORNERS, FLAG_KEEP_DIMS = 0x4, 0x8, 0x40
 MAX_RANK = 6
 #: XNNPACK kernels may read this far past the end of a constant
 CONSTANT_TAIL = 128
+
+#: external value 0 is left undefined: where XNNPACK merges ops into a table, it takes value 0 for part of the chain
+#: (src/subgraph.c :: copy_node_to_static_subgraph copies as many outputs as there are inputs), and an op of two
+#: tensors, one of them value 0, would become a function of one; the table then is freed twice
+FIRST_EXTERNAL = 1
 
 Shape = tuple[int, ...]
 
@@ -46,7 +51,8 @@ class Blob:
     known: dict[bytes, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for i, (name, flag) in enumerate([(t, EXTERNAL_INPUT) for t in self.inputs] + [(t, EXTERNAL_OUTPUT) for t in self.outputs]):
+        ends = [(t, EXTERNAL_INPUT) for t in self.inputs] + [(t, EXTERNAL_OUTPUT) for t in self.outputs]
+        for i, (name, flag) in enumerate(ends, FIRST_EXTERNAL):
             self.ids[name] = self._activation(self.graph.tensors[name], external=i, flags=flag)
 
     # ---- values
@@ -119,7 +125,7 @@ class Blob:
             "version": "0",
             "xnodes": self.nodes,
             "xvalues": self.values,
-            "num_externs": len(self.inputs) + len(self.outputs),
+            "num_externs": FIRST_EXTERNAL + len(self.inputs) + len(self.outputs),
             "input_ids": [self.ids[t] for t in self.inputs],
             "output_ids": [self.ids[t] for t in self.outputs],
         }
@@ -497,17 +503,6 @@ def _q8_window(ratio: float, slope: float = 1.0) -> bool:
     return 2.0**-8 <= ratio <= 2.0**7 and abs(negative) >= 2.0**-8 and -127.99609375 <= negative <= 2.0**7
 
 
-def _origin(graph: Graph, tensor: str) -> str:
-    """The tensor whose codes ``tensor`` holds after the movements that XNNPACK may leave out."""
-    producers = graph.producers()
-    while tensor in producers and producers[tensor].op in ("reshape", "transpose", "slice", "pad", "clamp"):
-        node = producers[tensor]
-        if graph.tensors[node.inputs[0]].size != graph.tensors[tensor].size:
-            break
-        tensor = node.inputs[0]
-    return tensor
-
-
 def refusal(graph: Graph, node: Node) -> str:
     """Why XNNPACK can't run ``node``, or "" when it can."""
     if node.op not in EMITTERS:
@@ -519,7 +514,7 @@ def refusal(graph: Graph, node: Node) -> str:
     if node.inputs[0] in graph.constants and node.op not in ("add", "sub", "mul"):
         return "its input is a constant"
     match node.op:
-        case "sub" | "mul" if _origin(graph, node.inputs[0]) == _origin(graph, node.inputs[1]):
+        case "sub" | "mul" if origin(graph, node.inputs[0]) == origin(graph, node.inputs[1]):
             # src/subgraph.c :: optimize_common_subgraphs_mul_to_sqr, _binary_to_const: a square by look-up table, a constant
             return "XNNPACK rewrites an op on one tensor twice into another that rounds differently"
         case "add" | "sub":
