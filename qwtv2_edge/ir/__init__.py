@@ -1,6 +1,6 @@
 """The intermediate representation: frozen graphs of typed tensors."""
 
-from qwtv2_edge.ir.graph import Graph, GraphBuilder, Location, Node, live_nodes, truncate
+from qwtv2_edge.ir.graph import Graph, GraphBuilder, Location, Node, live_nodes, origin, truncate
 from qwtv2_edge.ir.types import CODE_BOUNDS, DTYPES, WEIGHT_AXIS, Quantization, TensorType
 
 __all__ = [
@@ -14,5 +14,6 @@ __all__ = [
     "Quantization",
     "TensorType",
     "live_nodes",
+    "origin",
     "truncate",
 ]

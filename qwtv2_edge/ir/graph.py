@@ -239,6 +239,20 @@ def live_nodes(graph: Graph, outputs: Iterable[str]) -> tuple[Node, ...]:
     return tuple(reversed(kept))
 
 
+def origin(graph: Graph, tensor: str) -> str:
+    """The tensor whose values ``tensor`` may hold unchanged: seen through movements that keep the number of elements.
+
+    Runtimes leave such movements out, and then take two names for one tensor.
+    """
+    producers = graph.producers()
+    while tensor in producers and producers[tensor].op in ("reshape", "transpose", "slice", "pad", "clamp"):
+        source = producers[tensor].inputs[0]
+        if graph.tensors[source].size != graph.tensors[tensor].size:
+            break
+        tensor = source
+    return tensor
+
+
 def truncate(graph: Graph, outputs: Iterable[str]) -> Graph:
     """The part of ``graph`` that computes ``outputs``, as a graph with those outputs (inputs unchanged)."""
     outputs = tuple(outputs)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from cases.build import GRIDS, RANDOM, Case, act, draw_act, op_case
-from qwtv2_edge.ir.types import Quantization
+from qwtv2_edge.ir import GraphBuilder, Quantization, TensorType
 from qwtv2_edge.ops.elementwise import BinaryAttrs
+from qwtv2_edge.ops.layout import ReshapeAttrs
 
 SHAPES = {
     "same": ((1, 4, 5, 7), (1, 4, 5, 7)),
@@ -20,6 +21,19 @@ SHAPES = {
 def _out(rng, grid, x, y, op) -> Quantization:
     spread = np.hypot(x.scale, y.scale) * 74 if op != "mul" else x.scale * y.scale * 74 * 74
     return Quantization.per_tensor(grid.scale(spread / 50), int(rng.integers(-128, 128)))
+
+
+def _twice(op: str, grid_name: str, through_reshape: bool) -> Case:
+    """One tensor as both operands: XNNPACK rewrites such nodes, and sees through reshapes."""
+    rng = np.random.default_rng(23)
+    b = GraphBuilder("twice")
+    grid = GRIDS[grid_name]
+    type = draw_act(rng, (1, 256), grid)
+    x = b.input("x", type)
+    y = b.add("reshape", (x,), ReshapeAttrs((1, 256)), name="again", out_types=(type,))[0] if through_reshape else x
+    out = TensorType(type.shape, "int8", Quantization.per_tensor(grid.scale(type.scale**2 * 60 if op == "mul" else type.scale * 1.5), 3))
+    b.outputs = list(b.add(op, (x, y), BinaryAttrs(), name="node", out_types=(out,)))
+    return Case(f"{op}-{'reshaped-twin' if through_reshape else 'twice'}-{grid_name}", b.freeze())
 
 
 def cases() -> list[Case]:
@@ -51,6 +65,7 @@ def cases() -> list[Case]:
                 c = act(shape, grid.scale(0.03), -4)
                 codes = rng.integers(-128, 128, shape, dtype=np.int8)
                 out.append(op_case(f"{op}-{name}-{grid_name}", op, BinaryAttrs(), [x, c], _out(rng, grid, x, c, op), constants={1: codes}))
+        out += [_twice(op, grid_name, reshaped) for grid_name in GRIDS for reshaped in (False, True)]
         rng = np.random.default_rng(17)
         # ratios at and beyond the edges of the delegate's windows: [2**-10, 2**8) for sums, [2**-16, 2**8) for products
         for ratio in (2.0**-11, 2.0**-10, 2.0**-9.5, 1.5, 60.0, 100.0, 255.0):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from qwtv2_edge.fixedpoint import activation_bounds
-from qwtv2_edge.ir.graph import Graph, Node
+from qwtv2_edge.ir.graph import Graph, Node, origin
 from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.ops.integers import pad_code
 from qwtv2_edge.ops.spec import ACTIVATIONS
@@ -265,6 +265,11 @@ def _binary(code: str, options: str) -> Callable[[Emission, Node], None]:
         if code == "SUB" and x.shape != y.shape and len(out.shape) > 4:
             version = 3
         inputs = [e.use(t) for t in node.inputs]
+        if code == "MUL" and origin(e.graph, node.inputs[0]) == origin(e.graph, node.inputs[1]):
+            # XNNPACK turns a product of one tensor with itself into a square look-up table that rounds differently
+            # (X src/subgraph.c); MINIMUM is not delegated, so it no longer sees that both are one
+            inputs[1] = e.temporary(f"{node.name}/twin", y.shape, y)
+            _clamp_to(e, f"{node.name}/twin", e.use(node.inputs[1]), inputs[1], y, -np.inf, np.inf)
         e.op(code, inputs, e.use(node.outputs[0]), options, version=version, FusedActivationFunction=_activation(node.attrs.activation))
 
     return emit
