@@ -30,6 +30,8 @@ from qwtv2_edge.quantization.recipe import Recipe
 MIN_EFFECTIVE_SCALE = 2.0**-31
 MAX_EFFECTIVE_SCALE = 2.0**8
 MAX_BIAS = 2**30
+#: smallest activation scale: TFLite turns the 6 of a relu6 into a code, which must fit int32
+MIN_SCALE = 1e-8
 
 #: (float constant, how it was quantized) -> integer constant, so that equal codes are stored once
 Codes = dict[tuple[str, object], str]
@@ -49,7 +51,7 @@ class Params:
 def params_for(low: float, high: float) -> Params:
     """Equation (1) for a range that holds 0; scale is float32-exact."""
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = float(np.float32((high - low) / 255))
+    scale = float(np.float32(max((high - low) / 255, MIN_SCALE)))
     return Params(scale, int(np.clip(round_half_even(np.asarray(-128 - low / scale)), -128, 127)))
 
 

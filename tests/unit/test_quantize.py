@@ -215,7 +215,7 @@ def test_an_override_that_matches_nothing_is_an_error():
 # ---------------------------------------------------------------- numbers
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 6), (-1, 1), (-3, 0.1), (-0.001, 900), (2, 3), (-5, -4)])
+@pytest.mark.parametrize(("low", "high"), [(0, 6), (-1, 1), (-3, 0.1), (-0.001, 900), (2, 3), (-5, -4), (0, 1e-20)])
 def test_activation_params_hold_the_range_and_zero(low, high):
     p = params_for(low, high)
     assert -128 <= p.zero_point <= 127
