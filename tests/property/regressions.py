@@ -11,7 +11,7 @@ from qwtv2_edge.ir.graph import Graph, GraphBuilder
 from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.ops import OPS
 from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs
-from qwtv2_edge.ops.conv import Conv2DAttrs
+from qwtv2_edge.ops.conv import Conv2DAttrs, TransposeConvAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
 from qwtv2_edge.ops.layout import ReshapeAttrs
 from qwtv2_edge.ops.pool import SoftmaxAttrs
@@ -73,6 +73,23 @@ def leaky_ratio() -> Graph:
     )
 
 
+def short_transposed_kernel() -> Graph:
+    """A transposed convolution whose kernel is shorter than its stride: written as SAME, LiteRT's delegate leaves it."""
+
+    def make(b: GraphBuilder, x: str) -> str:
+        rng = np.random.default_rng(5)
+        w = rng.integers(-127, 128, (8, 2, 1, 2), dtype=np.int8)
+        scales = np.exp2(rng.uniform(-8, -7, 8)).astype(np.float32)
+        weights = b.constant("w", w, TensorType(w.shape, "int8", Quantization.per_channel(scales, 0)))
+        bias_scale = Quantization.per_channel(np.float32(b.tensors[x].scale) * scales, 0)
+        bias = b.constant("b", rng.integers(-900, 900, 8).astype(np.int32), TensorType((8,), "int32", bias_scale))
+        out = _int8((1, 16, 13, 8), 0.6, -3)
+        attrs = TransposeConvAttrs((2, 2))
+        return b.add("transpose_conv2d", (x, weights, bias), attrs, name="transposed", out_types=(out,))[0]
+
+    return _graph("short-transposed-kernel", _int8((1, 8, 7, 2), 0.0878344998, -128), make)
+
+
 def merged_into_a_table() -> Graph:
     """Two tables in a row, then a product with the delegate's first input: XNNPACK took the product for a function of
     one tensor and freed the table twice."""
@@ -96,4 +113,5 @@ REGRESSIONS: tuple[Graph, ...] = (
     clamp_without_zero(-20.0, -1.0),
     leaky_ratio(),
     merged_into_a_table(),
+    short_transposed_kernel(),
 )

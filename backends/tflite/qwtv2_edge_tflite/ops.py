@@ -208,7 +208,7 @@ def _transpose_conv(e: Emission, node: Node) -> None:
     kernel = [w.shape[1 + i] + extra[i] for i in (0, 1)]
     same = all(
         a.crop[i][0] == same_padding(out.shape[1 + i], kernel[i], a.stride[i], 1)[0]
-        and x.shape[1 + i] == -(-out.shape[1 + i] // a.stride[i])
+        and x.shape[1 + i] * a.stride[i] == out.shape[1 + i]  # SAME of any other size is left by the delegate
         for i in (0, 1)
     )
     sizes = [(x.shape[1 + i] - 1) * a.stride[i] + kernel[i] for i in (0, 1)]
