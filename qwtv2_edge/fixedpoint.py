@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from math import frexp
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from qwtv2_edge.errors import QuantizeError
 
@@ -44,7 +45,7 @@ SCHEMES = ("REF", "UP2", "ONE", "F64", "F32E")
 # ---------------------------------------------------------------- rounding
 
 
-def round_half_away(x: np.ndarray) -> np.ndarray:
+def round_half_away(x: ArrayLike) -> np.ndarray:
     """Nearest integer, ties away from zero, exact for every finite input. float array of any shape; dtype kept."""
     x = np.asarray(x)
     whole = np.trunc(x)
@@ -57,7 +58,7 @@ def round_half_even(x: np.ndarray) -> np.ndarray:
     return np.rint(x)
 
 
-def divide_half_away(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def divide_half_away(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
     """C's ``(n > 0 ? n + d/2 : n - d/2) / d`` with truncation; int64, denominator > 0.
 
     Source: LiteRT tflite/kernels/internal/reference/integer_ops/pooling.h :: AveragePool
@@ -67,7 +68,7 @@ def divide_half_away(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarr
     return np.where(n > 0, size, -size)
 
 
-def floor_divide_half_up(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def floor_divide_half_up(numerator: ArrayLike, denominator: ArrayLike) -> np.ndarray:
     """floor(n / d + 1/2) in integers; int64, denominator > 0."""
     n, d = np.asarray(numerator, I), np.asarray(denominator, I)
     return (2 * n + d) // (2 * d)
@@ -112,7 +113,7 @@ def _worst(scale: np.ndarray) -> float:
     return float(bad[0])
 
 
-def srdhm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def srdhm(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Saturating rounding doubling high multiply: int64 arrays holding int32 values, ties towards +inf.
 
     Source: gemmlowp fixedpoint/fixedpoint.h :: SaturatingRoundingDoublingHighMul
@@ -122,7 +123,7 @@ def srdhm(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.minimum(r, INT32_MAX)  # only INT32_MIN * INT32_MIN exceeds it
 
 
-def rdbpot(x: np.ndarray, exponent: np.ndarray | int) -> np.ndarray:
+def rdbpot(x: ArrayLike, exponent: ArrayLike) -> np.ndarray:
     """x / 2**exponent, ties away from zero; int64, exponent in [0, 62).
 
     Source: gemmlowp fixedpoint/fixedpoint.h :: RoundingDivideByPOT
@@ -132,13 +133,13 @@ def rdbpot(x: np.ndarray, exponent: np.ndarray | int) -> np.ndarray:
     return (x + half + np.where(n > 0, x >> 63, 0)) >> n
 
 
-def rshr(x: np.ndarray, exponent: np.ndarray | int) -> np.ndarray:
+def rshr(x: ArrayLike, exponent: ArrayLike) -> np.ndarray:
     """x / 2**exponent, ties towards +inf; int64, exponent in [0, 62)."""
     x, n = np.asarray(x, I), np.asarray(exponent, I)
     return (x + ((I(1) << n) >> 1)) >> n
 
 
-def shift_left(x: np.ndarray, exponent: np.ndarray | int) -> np.ndarray:
+def shift_left(x: ArrayLike, exponent: ArrayLike) -> np.ndarray:
     """x * 2**exponent, exponent >= 0. Raises QuantizeError beyond int32."""
     r = np.asarray(x, I) << np.asarray(exponent, I)
     return check_int32(r, "shifted accumulator")
@@ -156,7 +157,7 @@ def check_int32(x: np.ndarray, what: str = "accumulator") -> np.ndarray:
     return x
 
 
-def srdhm16(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def srdhm16(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """The int16 doubling high multiply of hard_swish: nudged by half, then truncated towards zero.
 
     Source: gemmlowp fixedpoint/fixedpoint.h :: SaturatingRoundingDoublingHighMul(int16)
@@ -166,15 +167,10 @@ def srdhm16(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.minimum(truncate_shift(nudged, 15), 32767)
 
 
-def truncate_shift(x: np.ndarray, exponent: int) -> np.ndarray:
+def truncate_shift(x: ArrayLike, exponent: int) -> np.ndarray:
     """x / 2**exponent, truncated towards zero (C integer division)."""
     x = np.asarray(x, I)
     return np.where(x >= 0, x >> exponent, -((-x) >> exponent))
-
-
-def floor_shift(x: np.ndarray, exponent: int) -> np.ndarray:
-    """x / 2**exponent, rounded down (C arithmetic shift)."""
-    return np.asarray(x, I) >> exponent
 
 
 def saturate16(x: np.ndarray) -> np.ndarray:
@@ -182,7 +178,7 @@ def saturate16(x: np.ndarray) -> np.ndarray:
     return np.clip(x, -32768, 32767)
 
 
-def multiply_quantized(acc: np.ndarray, multiplier: np.ndarray, shift: np.ndarray) -> np.ndarray:
+def multiply_quantized(acc: ArrayLike, multiplier: ArrayLike, shift: ArrayLike) -> np.ndarray:
     """REF with a given (multiplier, shift): int64 array in, int64 array out.
 
     Raises: QuantizeError: ``acc`` or ``acc << shift`` leaves int32.
@@ -231,7 +227,7 @@ def float32_product_scale(input_scale: float, weight_scale: float, output_scale:
     return np.atleast_1d(np.float64(F(input_scale) * F(weight_scale)) / np.float64(F(output_scale)))
 
 
-def requantize(acc: np.ndarray, scale: np.ndarray, scheme: str) -> np.ndarray:
+def requantize(acc: ArrayLike, scale: ArrayLike, scheme: str) -> np.ndarray:
     """Bring accumulators to the output grid, before the zero point. Exact; no size limit, no speed either.
 
     Args:
@@ -484,7 +480,7 @@ def quantize_codes(x: np.ndarray, scale: float, zero_point: int, rule: str) -> n
 # ---------------------------------------------------------------- gemmlowp functions, vectorised
 
 
-def _rescale(x: np.ndarray, exponent: int) -> np.ndarray:
+def _rescale(x: ArrayLike, exponent: int) -> np.ndarray:
     """x * 2**exponent: saturating to the left, rounding (ties away) to the right."""
     if exponent > 0:
         return np.clip(np.asarray(x, I) << exponent, INT32_MIN, INT32_MAX)
@@ -502,7 +498,7 @@ _EXP_STEPS = (  # (k, Q0.31 of exp(-2**k))
 )
 
 
-def exp_on_negative_values(a: np.ndarray, integer_bits: int) -> np.ndarray:
+def exp_on_negative_values(a: ArrayLike, integer_bits: int) -> np.ndarray:
     """exp(a) for a <= 0 in Q(integer_bits).(31-integer_bits), as Q0.31. int64 array of any shape.
 
     Source: gemmlowp fixedpoint/fixedpoint.h :: exp_on_negative_values
@@ -532,13 +528,13 @@ def _newton(half_denominator: np.ndarray) -> np.ndarray:
     return x
 
 
-def _half_sum_with_one(a: np.ndarray) -> np.ndarray:
+def _half_sum_with_one(a: ArrayLike) -> np.ndarray:
     """(a + 1) / 2 in Q0.31, ties away from zero."""
     s = np.asarray(a, I) + INT32_MAX
     return np.where(s >= 0, (s + 1) // 2, -((1 - s) // 2))
 
 
-def one_over_one_plus_x(a: np.ndarray) -> np.ndarray:
+def one_over_one_plus_x(a: ArrayLike) -> np.ndarray:
     """1 / (1 + a) for a in [0, 1), Q0.31. Source: gemmlowp :: one_over_one_plus_x_for_x_in_0_1"""
     return _rescale(_newton(_half_sum_with_one(a)), 1)
 
@@ -548,7 +544,7 @@ def one_minus_x_over_one_plus_x(a: np.ndarray) -> np.ndarray:
     return _rescale(_newton(_half_sum_with_one(a)) - (1 << 29), 2)
 
 
-def logistic_fixed(x: np.ndarray) -> np.ndarray:
+def logistic_fixed(x: ArrayLike) -> np.ndarray:
     """Q0.31 logistic of Q4.27 values. Source: gemmlowp :: logistic"""
     x = np.asarray(x, I)
     positive = one_over_one_plus_x(exp_on_negative_values(-np.abs(x), 4))
@@ -556,7 +552,7 @@ def logistic_fixed(x: np.ndarray) -> np.ndarray:
     return np.where(x == 0, 1 << 30, result)
 
 
-def tanh_fixed(x: np.ndarray) -> np.ndarray:
+def tanh_fixed(x: ArrayLike) -> np.ndarray:
     """Q0.31 tanh of Q4.27 values. Source: gemmlowp :: tanh"""
     x = np.asarray(x, I)
     # doubling a Q4.27 value exactly is reading the same bits as Q5.26
@@ -564,12 +560,12 @@ def tanh_fixed(x: np.ndarray) -> np.ndarray:
     return np.where(x == 0, 0, np.where(x < 0, -size, size))
 
 
-def bit_length(x: np.ndarray) -> np.ndarray:
+def bit_length(x: ArrayLike) -> np.ndarray:
     """Number of bits of non-negative integers below 2**53; int64."""
     return np.frexp(np.asarray(x, np.float64))[1].astype(I)
 
 
-def reciprocal(x: np.ndarray, integer_bits: int) -> tuple[np.ndarray, np.ndarray]:
+def reciprocal(x: ArrayLike, integer_bits: int) -> tuple[np.ndarray, np.ndarray]:
     """1 / x of Q(integer_bits) values x > 0: (Q0.31 fraction, number of bits over the unit).
 
     Source: LiteRT tflite/kernels/internal/common.h :: GetReciprocal
@@ -683,7 +679,7 @@ def left_shift_add_params(scale1: float, scale2: float, output_scale: float) -> 
     return LeftShiftAdd(a, b, c)
 
 
-def left_shift_add(x: np.ndarray, y: np.ndarray, params: LeftShiftAdd, sign: int) -> np.ndarray:
+def left_shift_add(x: ArrayLike, y: ArrayLike, params: LeftShiftAdd, sign: int) -> np.ndarray:
     """x, y: int64 codes less their zero points, broadcast together; sign +1 or -1. int64, before the zero point.
 
     Source: LiteRT tflite/kernels/internal/reference/integer_ops/add.h
@@ -715,12 +711,12 @@ def q20_add_params(scale1: float, scale2: float, output_scale: float) -> Q20Add 
     return Q20Add(first, second, shift)
 
 
-def q20_add(x: np.ndarray, y: np.ndarray, params: Q20Add, sign: int) -> np.ndarray:
+def q20_add(x: ArrayLike, y: ArrayLike, params: Q20Add, sign: int) -> np.ndarray:
     """x, y: int64 codes less their zero points. int64, before the zero point; ties towards +inf."""
     return rshr(params.first * np.asarray(x, I) + sign * params.second * np.asarray(y, I), params.shift)
 
 
-def rndnu(product: np.ndarray, scale: float) -> np.ndarray:
+def rndnu(product: ArrayLike, scale: float) -> np.ndarray:
     """XNNPACK's multiply requantization on ARM: truncating doubling multiply, ties towards +inf.
 
     Args:
@@ -736,12 +732,12 @@ def rndnu(product: np.ndarray, scale: float) -> np.ndarray:
     return rshr(v, post)
 
 
-def q8_multiplier(scale: float) -> int:
+def q8_multiplier(scale: float | np.float32) -> int:
     """RNE(256 * scale), XNNPACK's 8-bit fraction multiplier."""
     return int(np.rint(F(256) * F(scale)))
 
 
-def q8_multiply(x: np.ndarray, multiplier: np.ndarray | int) -> np.ndarray:
+def q8_multiply(x: ArrayLike, multiplier: np.ndarray | int) -> np.ndarray:
     """x * multiplier / 256, ties towards +inf; int64."""
     return rshr(np.asarray(x, I) * multiplier, 8)
 
@@ -749,7 +745,7 @@ def q8_multiply(x: np.ndarray, multiplier: np.ndarray | int) -> np.ndarray:
 # ---------------------------------------------------------------- reductions
 
 
-def mean_ref(total: np.ndarray, count: int, input_scale: float, input_zero_point: int, output_scale: float) -> np.ndarray:
+def mean_ref(total: ArrayLike, count: int, input_scale: float, input_zero_point: int, output_scale: float) -> np.ndarray:
     """TFLite's integer mean of ``count`` codes summed in ``total``; int64, before the output zero point.
 
     Source: LiteRT tflite/kernels/internal/reference/reduce.h :: QuantizedMeanOrSum
@@ -759,7 +755,7 @@ def mean_ref(total: np.ndarray, count: int, input_scale: float, input_zero_point
     return multiply_quantized(np.asarray(total, I) - input_zero_point * count, np.asarray((m << shift) // count), np.asarray(e - shift))
 
 
-def sum_ref(total: np.ndarray, count: int, input_scale: float, input_zero_point: int, output_scale: float) -> np.ndarray:
+def sum_ref(total: ArrayLike, count: int, input_scale: float, input_zero_point: int, output_scale: float) -> np.ndarray:
     """TFLite's integer sum; int64, before the output zero point. Source: as mean_ref"""
     m, e = quantize_multiplier(np.float64(F(input_scale)) / np.float64(F(output_scale)))
     return multiply_quantized(np.asarray(total, I) - input_zero_point * count, m, e)

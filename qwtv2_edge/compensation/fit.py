@@ -371,10 +371,10 @@ class _Lockstep:
     def run_weighted(self, node: Node, v: _Variant, affine: Affine | None) -> float:
         """The node's output codes from the stored accumulators; returns the share of saturated codes."""
         in_types, out_types = self.graph.in_types(node), self.graph.out_types(node)
-        shift: np.ndarray | int = 0
+        added = None
         if affine is not None:
             _, scale, bias = folded_constants(self.graph, node, affine)
-            shift = bias.astype(np.int64) - self.graph.constants[node.inputs[2]]
+            added = bias.astype(np.int64) - self.graph.constants[node.inputs[2]]
             w = in_types[1]
             assert w.quantization is not None
             folded = replace(w.quantization, scale=tuple(float(s) for s in scale))
@@ -383,7 +383,7 @@ class _Lockstep:
         bottom = getattr(node.attrs, "activation", "none") == "none"
         for i in range(len(self.masks)):
             acc = self.spool.get(f"{v.kind}/acc", i)
-            codes = weighted.requantize_output(node.op, acc + shift, node.attrs, in_types, out_types, FIT_NUMERICS)
+            codes = weighted.requantize_output(node.op, acc, node.attrs, in_types, out_types, FIT_NUMERICS, added)
             self.spool.put(v.key(node.outputs[0]), i, codes)
             saturated += int((codes == 127).sum()) + (int((codes == -128).sum()) if bottom else 0)
             count += codes.size

@@ -440,22 +440,28 @@ def effective_scale(op: str, scheme: str, in_types: Types, out_type: TensorType)
     return fp.effective_scale(scheme, in_types[0].scale, quantization.scale_array, out_type.scale)
 
 
-def requantize_output(op: str, acc: np.ndarray, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> np.ndarray:
+def requantize_output(
+    op: str, acc: np.ndarray, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics, added: np.ndarray | None = None
+) -> np.ndarray:
     """Accumulators of a weighted op to output codes: requantize, add the zero point, clamp to the fused activation.
 
     Args:
-        acc: integers, channels last, from :func:`accumulate` or moved by another bias.
+        acc: integers, channels last, from :func:`accumulate`.
+        added: integers (channels,), added to the accumulators first: the difference to another bias.
     Returns: int8, shape of acc.
     Raises: QuantizeError: an accumulator does not fit int32.
     """
     scheme, out_type = _scheme(op, in_types, numerics), out_types[0]
     low, high = output_bounds(attrs.activation, out_type, numerics)
     scale = effective_scale(op, scheme, in_types, out_type)
-    raw = np.array(acc, np.float64, order="C").reshape(-1)
-    bound = int(max(raw.max(initial=0), -raw.min(initial=0)))
-    offset = np.zeros(acc.shape[-1], I)
-    out = np.empty(acc.shape, np.int8)
-    fp.Requantizer.prepare(scheme, scale, offset, out_type.zero_point, low, high, bound)(raw, out.reshape(-1))
+    offset = np.zeros(acc.shape[-1], I) if added is None else np.asarray(added, I)
+    bound = max(int(acc.max(initial=0)), -int(acc.min(initial=0))) + int(np.abs(offset).max())
+    requantizer = fp.Requantizer.prepare(scheme, scale, offset, out_type.zero_point, low, high, bound)
+    flat, out = acc.reshape(-1), np.empty(acc.shape, np.int8)
+    codes = out.reshape(-1)
+    for start in range(0, flat.size, requantizer.period):
+        piece = slice(start, start + requantizer.period)
+        requantizer(flat[piece].astype(np.float64), codes[piece])
     return out
 
 

@@ -7,6 +7,7 @@ import fnmatch
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -60,7 +61,7 @@ class Recipe:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(Recipe)
+        hints = _hints()
         for f in fields(self):
             if f.name != "overrides":
                 object.__setattr__(self, f.name, _checked(f.name, getattr(self, f.name), hints[f.name]))
@@ -149,6 +150,11 @@ NODE_FIELDS = (
     "reference",
     "gain_limits",
 )
+
+
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Recipe)
 
 
 def _nearest(key: str, names: Any) -> str:
