@@ -187,7 +187,7 @@ def multiply_quantized(acc: ArrayLike, multiplier: ArrayLike, shift: ArrayLike) 
     return _double_rounding(acc, multiplier, shift, rdbpot)
 
 
-def _double_rounding(acc, multiplier, shift, second) -> np.ndarray:
+def _double_rounding(acc: ArrayLike, multiplier: ArrayLike, shift: ArrayLike, second: Callable[..., np.ndarray]) -> np.ndarray:
     acc, shift = check_int32(np.asarray(acc, I)), np.asarray(shift, I)
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
     if (shift > 0).any():
@@ -241,8 +241,8 @@ def requantize(acc: ArrayLike, scale: ArrayLike, scheme: str) -> np.ndarray:
     if scheme == "F32E":
         return round_half_even(acc.astype(F) * np.asarray(scale, F)).astype(I)
     if scheme == "F64":
-        return round_half_away(acc.astype(np.float64) * scale).astype(I)
-    multiplier, shift = quantize_multiplier(scale)
+        return round_half_away(acc.astype(np.float64) * np.asarray(scale, np.float64)).astype(I)
+    multiplier, shift = quantize_multiplier(np.asarray(scale, np.float64))
     if scheme == "REF":
         return _double_rounding(acc, multiplier, shift, rdbpot)
     if scheme == "UP2":
@@ -258,6 +258,9 @@ def requantize(acc: ArrayLike, scale: ArrayLike, scheme: str) -> np.ndarray:
 
 #: elements handled at a time: the float64 temporaries and constants of one piece stay in a core's second cache
 PIECE = 8192
+
+#: (raw accumulators, output codes) of one piece
+Piece = Callable[[np.ndarray, np.ndarray], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,12 +286,10 @@ class Requantizer:
     high: int
     bound: int
     period: int
-    run: Callable[[np.ndarray, np.ndarray], None] | None
+    run: Piece | None
 
     @staticmethod
-    def prepare(
-        scheme: str, scale: np.ndarray, offset: np.ndarray, zero_point: int, low: int, high: int, bound: int
-    ) -> Requantizer:
+    def prepare(scheme: str, scale: np.ndarray, offset: np.ndarray, zero_point: int, low: int, high: int, bound: int) -> Requantizer:
         """Choose the fastest exact form. Arguments as the attributes."""
         offset = np.asarray(offset, I)
         period = len(offset) * max(1, PIECE // len(offset))
@@ -319,7 +320,7 @@ class Requantizer:
 _FLOAT64_LIMIT = 2**21
 
 
-def _tile(values: np.ndarray, period: int, dtype) -> np.ndarray:
+def _tile(values: np.ndarray, period: int, dtype: type) -> np.ndarray:
     """Per-channel values repeated to a whole piece; one value stays a scalar array."""
     values = np.asarray(values, dtype)
     if values.size == 1 or (values == values[0]).all():
@@ -331,7 +332,7 @@ def _cut(constant: np.ndarray, size: int) -> np.ndarray:
     return constant if constant.ndim == 0 else constant[:size]
 
 
-def _prepare_float32(scale, offset, zero_point, low, high, period):
+def _prepare_float32(scale: np.ndarray, offset: np.ndarray, zero_point: int, low: int, high: int, period: int) -> Piece:
     """F32E where |raw + offset| < 2**24: float32 holds it exactly, as the runtime's own conversion does."""
     add, times = _tile(offset, period, F), _tile(scale, period, F)
     # clamping before rounding is the same: the bounds are integers
@@ -351,7 +352,7 @@ def _prepare_float32(scale, offset, zero_point, low, high, period):
     return run
 
 
-def _prepare_float64(scheme, scale, offset, zero_point, low, high, period):
+def _prepare_float64(scheme: str, scale: np.ndarray, offset: np.ndarray, zero_point: int, low: int, high: int, period: int) -> Piece | None:
     """The integer schemes in float64, exact for |raw|, |offset| < 2**21; None where no such form is proved.
 
     REF, UP2: (raw*m + offset*m + 2**30) * 2**-31 has at most 31 fraction bits and stays below 2**22, so products
@@ -362,7 +363,7 @@ def _prepare_float64(scheme, scale, offset, zero_point, low, high, period):
     if scheme == "F32E":
         add32, times32 = _tile(offset, period, np.float64), _tile(scale, period, F)
 
-        def run_f32e(raw, out):
+        def run_f32e(raw: np.ndarray, out: np.ndarray) -> None:
             v = np.add(raw, _cut(add32, raw.size), dtype=np.float64).astype(F)  # one rounding, as int32 -> float32
             np.multiply(v, _cut(times32, raw.size), out=v)
             np.rint(v, out=v)
@@ -373,7 +374,7 @@ def _prepare_float64(scheme, scale, offset, zero_point, low, high, period):
     if scheme == "F64":
         add, times = _tile(offset, period, np.float64), _tile(scale, period, np.float64)
 
-        def run_f64(raw, out):
+        def run_f64(raw: np.ndarray, out: np.ndarray) -> None:
             v = np.add(raw, _cut(add, raw.size), dtype=np.float64)
             np.multiply(v, _cut(times, raw.size), out=v)
             v = round_half_away(v)
@@ -394,7 +395,7 @@ def _prepare_float64(scheme, scale, offset, zero_point, low, high, period):
     # UP2: t * 2**-n + 2**-(n+1) moves ties up and crosses no other (they lie 2**-n or more away)
     nudge = None if scheme == "REF" else _tile(np.ldexp(0.5, shift.astype(np.int32)) * (shift < 0), period, np.float64)
 
-    def run(raw, out):
+    def run(raw: np.ndarray, out: np.ndarray) -> None:
         size = raw.size
         v = np.multiply(raw, _cut(first, size), dtype=np.float64)
         np.add(v, _cut(constant, size), out=v)
@@ -458,6 +459,7 @@ def quantize_codes(x: np.ndarray, scale: float, zero_point: int, rule: str) -> n
         XNNPACK src/f32-qs8-vcvt
     """
     x = np.asarray(x, F)
+    v: np.ndarray
     largest = float(max(-x.min(), x.max())) if x.size else 0.0
     if not np.isfinite(largest):
         raise QuantizeError("the input holds NaN or infinity, which has no code", fix="feed finite values")
@@ -803,8 +805,10 @@ def mean_optimised(
 
 # ---------------------------------------------------------------- bilinear interpolation
 
+Coordinates = tuple[np.ndarray, np.ndarray, np.ndarray]
 
-def bilinear_q10(size_in: int, size_out: int, align_corners: bool, half_pixel: bool):
+
+def bilinear_q10(size_in: int, size_out: int, align_corners: bool, half_pixel: bool) -> Coordinates:
     """(lower index, upper index, Q10 weight of upper) per output position.
 
     Source: LiteRT tflite/kernels/internal/reference/resize_bilinear.h :: ResizeBilinearInteger
@@ -829,7 +833,7 @@ def bilinear_combine_q10(top: tuple, bottom: tuple, wy: np.ndarray, wx: np.ndarr
     return truncate_shift(total + np.where(total > 0, 1 << 19, -(1 << 19)), 20)
 
 
-def bilinear_q11(size_in: int, size_out: int, align_corners: bool, half_pixel: bool):
+def bilinear_q11(size_in: int, size_out: int, align_corners: bool, half_pixel: bool) -> Coordinates:
     """(lower index, upper index, Q11 weight of upper) per output position, float32 coordinates.
 
     Source: XNNPACK src/indirection.c :: xnn_indirection_init_resize_bilinear2d_hwc_q11

@@ -28,12 +28,16 @@ def _infer(types: Types, a: BinaryAttrs) -> tuple[TensorType, ...]:
     return (TensorType(tuple(int(d) for d in shape), x.dtype),)
 
 
+def _reference(f: np.ufunc):
+    return lambda arrays, a: (activate(f(arrays[0], arrays[1]), a.activation),)
+
+
 SPECS = tuple(
     OpSpec(
         name,
         BinaryAttrs,
         _infer,
-        lambda arrays, a, f=f: (activate(f(arrays[0], arrays[1]), a.activation),),
+        _reference(f),
         integer,
         QuantRule("free"),
     )

@@ -34,9 +34,7 @@ def rule_of(op: str, table: dict[str, Any], numerics: Numerics) -> Any:
     rule = numerics.rule(op)
     if rule not in table:
         said = f"says {rule!r}" if rule else "names none"
-        raise GraphError(
-            f"numerics '{numerics.name}' {said} for {op}", fix=f"one of: {', '.join(table)}; or a runtime that executes {op}"
-        )
+        raise GraphError(f"numerics '{numerics.name}' {said} for {op}", fix=f"one of: {', '.join(table)}; or a runtime that executes {op}")
     return table[rule]
 
 
@@ -209,21 +207,21 @@ def _leaky_xnn8_or_ref(attrs: Any, in_type: TensorType, out_type: TensorType) ->
     return (_leaky_xnn8 if taken else _leaky_ref)(attrs, in_type, out_type)
 
 
-def clamp_rule(low: float | None, high: float | None, rule: str) -> Unary:
-    """Clamp of codes between real bounds; the attributes hold them where ``low`` is None."""
+def clamp_rule(bounds: tuple[float, float] | None, rule: str) -> Unary:
+    """Clamp of codes between real bounds; the attributes hold them where ``bounds`` is None."""
 
     def run(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
         if (in_type.scale, in_type.zero_point) != (out_type.scale, out_type.zero_point):
             raise GraphError("a clamp must keep scale and zero point", fix="give input and output one quantization")
-        bounds = (attrs.min, attrs.max) if low is None else (low, high)
-        q_low, q_high = fp.activation_bounds(*bounds, out_type.scale, out_type.zero_point, rule)
+        least, most = bounds or (attrs.min, attrs.max)
+        q_low, q_high = fp.activation_bounds(least, most, out_type.scale, out_type.zero_point, rule)
         return np.clip(CODES, q_low, q_high)
 
     return run
 
 
-def _clamp_rules(low: float | None = None, high: float | None = None) -> dict[str, Unary]:
-    return {rule: clamp_rule(low, high, rule) for rule in ("TFLITE", "XNN")}
+def _clamp_rules(bounds: tuple[float, float] | None = None) -> dict[str, Unary]:
+    return {rule: clamp_rule(bounds, rule) for rule in ("TFLITE", "XNN")}
 
 
 def _requantize_ref(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
@@ -243,8 +241,8 @@ def _requantize_q8_or_ref(attrs: Any, in_type: TensorType, out_type: TensorType)
 
 
 UNARY_RULES: dict[str, dict[str, Unary]] = {
-    "relu": _clamp_rules(0.0, np.inf),
-    "relu6": _clamp_rules(0.0, 6.0),
+    "relu": _clamp_rules(ACTIVATIONS["relu"]),
+    "relu6": _clamp_rules(ACTIVATIONS["relu6"]),
     "clamp": _clamp_rules(),
     "logistic": {**_float_rules(_logistic_tflite, _logistic_xnn), "FIXED_TFLM": _fixed_tflm(fp.logistic_fixed, 23)},
     "tanh": {**_float_rules(_tanh, _tanh), "FIXED_TFLM": _fixed_tflm(fp.tanh_fixed, 24)},
@@ -348,16 +346,17 @@ def binary(op: str):
     def run(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
         rule = rule_of(op, PAIR_RULES[op], numerics)
         a, b = arrays
-        key = (rule, attrs.activation, numerics.rule("activation"), *in_types, *out_types)
+        key: tuple[Any, ...] = (rule, attrs.activation, numerics.rule("activation"), *in_types, *out_types)
         if np.broadcast(a, b).size < PAIR_TABLE_SIZE:
-            return (_pairs(*key, a, b),)
+            return (_pairs(a, b, *key),)
         index = np.add(a.view(np.uint8).astype(np.intp) * 256, b.view(np.uint8))
         return (np.take(_pair_table(*key), index),)
 
     return run
 
 
-def _pairs(rule: Pair, activation: str, bounds_rule: str, first, second, out, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _pairs(a: np.ndarray, b: np.ndarray, rule: Pair, activation: str, bounds_rule: str, *types: TensorType) -> np.ndarray:
+    first, second, out = types
     value, own = rule(a.astype(I) - first.zero_point, b.astype(I) - second.zero_point, first, second, out)
     # a delegate that leaves the node also leaves its clamp
     bounds = "TFLITE" if own == "TFLITE" else bounds_rule or "TFLITE"
@@ -366,8 +365,8 @@ def _pairs(rule: Pair, activation: str, bounds_rule: str, first, second, out, a:
 
 
 @lru_cache(maxsize=64)
-def _pair_table(rule: Pair, activation: str, bounds_rule: str, first, second, out) -> np.ndarray:
-    return _pairs(rule, activation, bounds_rule, first, second, out, CODES[:, None], CODES[None, :]).ravel()
+def _pair_table(rule: Pair, activation: str, bounds_rule: str, *types: TensorType) -> np.ndarray:
+    return _pairs(CODES[:, None], CODES[None, :], rule, activation, bounds_rule, *types).ravel()
 
 
 add_integer, sub_integer, mul_integer = binary("add"), binary("sub"), binary("mul")
@@ -580,7 +579,7 @@ def dequantize_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: T
 
 #: op -> the named rules a numerics table may give it (ops with one meaning everywhere are absent)
 KNOWN_RULES: dict[str, frozenset[str]] = {
-    **{op: frozenset(rules) for op, rules in {**UNARY_RULES, **PAIR_RULES, **REDUCE_RULES}.items()},
+    **{op: frozenset(rules) for table in (UNARY_RULES, PAIR_RULES, REDUCE_RULES) for op, rules in table.items()},
     **{op: frozenset(fp.SCHEMES) for op in ("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected")},
     "prelu": frozenset(PRELU_RULES),
     "avg_pool2d": frozenset(AVG_POOL_RULES),

@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -72,9 +73,15 @@ def prepared(kind: str, arrays: Sequence[np.ndarray], types: Sequence[TensorType
     value = make()
     if len(_prepared) >= PREPARED_LIMIT:
         _prepared.clear()
-    references = tuple(weakref.ref(a, lambda _, key=key, pop=_prepared.pop: pop(key, None)) for a in arrays)
+    forget = partial(_forget, _prepared.pop, key)
+    references = tuple(weakref.ref(a, forget) for a in arrays)
     _prepared[key] = (references, tuple(types), value)  # the types are held, so that their ids stay theirs
     return value
+
+
+def _forget(pop: Callable[..., Any], key: tuple, reference: weakref.ref) -> None:
+    """Called when an array dies. ``pop`` is bound early, since at exit the module's names go first."""
+    pop(key, None)
 
 
 # ---------------------------------------------------------------- matrix product plans
@@ -320,10 +327,7 @@ def _depthwise_blocks(x: np.ndarray, w: np.ndarray, attrs, weights: Weights, zer
         if sx == 1:
             phases = [padded.reshape(count, ph, pw * c)]
         else:
-            phases = [
-                np.ascontiguousarray(padded[:, :, p::sx]).reshape(count, ph, -1)
-                for p in range(min(sx, (kw - 1) * dx + 1))
-            ]
+            phases = [np.ascontiguousarray(padded[:, :, p::sx]).reshape(count, ph, -1) for p in range(min(sx, (kw - 1) * dx + 1))]
         for y in range(0, oh, lines):
             height = min(lines, oh - y)
             raw = scratch("raw", count * height * line, weights.dtype).reshape(count, height, line)

@@ -29,9 +29,7 @@ def simulate(graph: Graph, inputs: Inputs, numerics: str | Numerics) -> list[np.
     return runner.run(graph, as_sequence(inputs), _named(graph, numerics))
 
 
-def trace(
-    graph: Graph, inputs: Inputs, numerics: str | Numerics, tensors: Iterable[str] | None = None
-) -> dict[str, np.ndarray]:
+def trace(graph: Graph, inputs: Inputs, numerics: str | Numerics, tensors: Iterable[str] | None = None) -> dict[str, np.ndarray]:
     """The value of any tensors of an integer graph, first axis = samples.
 
     Args:

@@ -113,9 +113,7 @@ def batch_size(graph: Graph) -> int:
     return int(max(1, min(256, WORKING_SET_BYTES // bytes_per_sample(graph))))
 
 
-def run(
-    graph: Graph, inputs: Sequence[np.ndarray], numerics: Numerics | None, observe: Observe | None = None
-) -> list[np.ndarray]:
+def run(graph: Graph, inputs: Sequence[np.ndarray], numerics: Numerics | None, observe: Observe | None = None) -> list[np.ndarray]:
     """Run any number of samples, cut into passes of bounded memory.
 
     Args:
@@ -179,4 +177,3 @@ def run_float(graph: Graph, inputs: Sequence[np.ndarray], observe: Observe | Non
     if any(n.op == "quantize" for n in graph.nodes):
         raise GraphError("this is an integer graph", fix="use qwtv2_edge.simulate")
     return run(graph, inputs, None, observe)
-

@@ -432,9 +432,7 @@ def make_graph(seed: int, steps: Sequence[int], *, powers: bool, real: bool) -> 
         x = m.b.input(f"x{i}", TensorType(shape) if real else coded)
         if real:
             (x,) = m.b.add("quantize", (x,), NoAttrs(), name="quantize", out_types=(coded,))
-        m.values[x] = [
-            ((m.rng.integers(-128, 128, shape) - coded.zero_point) * coded.scale).astype(np.float32) for _ in range(SAMPLES)
-        ]
+        m.values[x] = [((m.rng.integers(-128, 128, shape) - coded.zero_point) * coded.scale).astype(np.float32) for _ in range(SAMPLES)]
         m.live.append(x)
     for step in steps:
         m.rng = np.random.default_rng((seed, step))
