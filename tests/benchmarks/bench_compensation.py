@@ -1,10 +1,10 @@
 """What each half of the compensation buys: {none, offset, cwac} at 8 and 4 bits, on data the fit did not see.
 
-    python tests/benchmarks/bench_compensation.py [--runtimes]
+    python tests/benchmarks/bench_compensation.py [--net NAME]...
 
 ResNet8 and DS-CNN: top-1 and output SQNR on the whole of eval_dev. MobileNetV1: agreement with the float network's
-top-1 and SQNR on 200 unlabelled images. Figures are the simulator's for litert-xnnpack; with --runtimes every one is
-also measured in the real runtimes of both formats, and compared with the simulator byte for byte.
+top-1 and SQNR on 200 unlabelled images. Figures are the simulator's for litert-xnnpack; bench_exactness.py
+shows that the real runtimes give the same bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def recipes() -> list[dict[str, Any]]:
     ]
 
 
-def measure(name: str, runtimes: bool) -> list[dict[str, Any]]:
+def measure(name: str) -> list[dict[str, Any]]:
     calibration, _ = tiny_mlperf.load_data(name, "calib")
     calibration = calibration[np.random.default_rng(0).permutation(len(calibration))]
     images, labels = tiny_mlperf.load_data(name, "eval")
@@ -66,8 +66,6 @@ def measure(name: str, runtimes: bool) -> list[dict[str, Any]]:
                 "sqnr_db": round(sqnr_db(wanted, y), 2),
                 "tflite_bytes": len(artifact.data),
             }
-            if runtimes:
-                row["runtimes"] = in_runtimes(result.graph, images, truth)
             rows.append(row)
             note(str(row))
         rows[-1]["same_size_and_ops"] = len(sizes) == 1 and len(ops) == 1
@@ -80,33 +78,11 @@ def weighted_ends(graph: qe.Graph) -> tuple[int, int]:
     return found[0], found[-1]
 
 
-def in_runtimes(graph: qe.Graph, images: np.ndarray, truth: np.ndarray) -> dict[str, dict[str, float]]:
-    """Top-1 and mismatching bytes against the simulator, per exact numerics that runs here."""
-    from qwtv2_edge.backends import TARGETS, get_numerics
-    from qwtv2_edge.evaluation import names_here
-    from qwtv2_edge.runners.host import Session
-
-    out = {}
-    for target in TARGETS:
-        artifact = qe.emit(graph, target)
-        for name in names_here(target):
-            numerics = get_numerics(name)
-            if numerics.promise != "exact":
-                continue
-            with Session(numerics.runner, artifact.data) as session:
-                (actual,) = session.run([images])
-            (expected,) = qe.simulate(graph, images, name)
-            mismatches = int((actual.view(np.uint32) != expected.view(np.uint32)).sum())
-            out[name] = {"top1": round(100 * float((actual.argmax(1) == truth).mean()), 2), "mismatches": mismatches}
-    return out
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runtimes", action="store_true")
     parser.add_argument("--net", choices=list(NETS), action="append")
     args = parser.parse_args()
-    show("compensation", [row for net in (args.net or NETS) for row in measure(net, args.runtimes)])
+    show("compensation", [row for net in (args.net or NETS) for row in measure(net)])
 
 
 if __name__ == "__main__":

@@ -38,8 +38,12 @@ def flow(python: str, script: str, *args: str) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def latency(files: dict[str, tuple[str, Path]], sample: np.ndarray, rounds: int, runs: int) -> dict[str, Any]:
-    """Interleaved rounds over all files, so that drift hits them alike; per file p10/p50/p90 over every run."""
+def latency(files: dict[str, tuple[str, Path]], rounds: int, runs: int) -> dict[str, Any]:
+    """Interleaved rounds over all files, so that drift hits them alike; per file p10/p50/p90 over every run.
+
+    Inputs are random at each file's own input type: the peers' files differ in where they quantize.
+    """
+    rng = np.random.default_rng(0)
     times: dict[str, list[float]] = {k: [] for k in files}
     sessions = {}
     try:
@@ -47,7 +51,9 @@ def latency(files: dict[str, tuple[str, Path]], sample: np.ndarray, rounds: int,
             sessions[key] = Session(kind, path.read_bytes())
         for _ in range(rounds):
             for key, session in sessions.items():
-                timing = session.time([sample], runs=runs, warmup=10)
+                port = session.inputs[0]
+                values = rng.normal(size=port.shape) if port.dtype == "float32" else rng.integers(-128, 128, port.shape)
+                timing = session.time([values.astype(port.dtype)], runs=runs, warmup=10)
                 times[key] += [ns / 1e6 for ns in timing.ns]
     finally:
         for session in sessions.values():
@@ -76,10 +82,11 @@ def one(net: str, samples: int, peer_python: str | None, rounds: int) -> dict[st
         files = {
             "ours .tflite": ("litert-xnnpack", Path(stem + ".ours.tflite")),
             "peer .tflite": ("litert-xnnpack", Path(stem + ".peer.tflite")),
+            "ours .tflite, int8 io": ("litert-xnnpack", Path(stem + ".ours.int8.tflite")),
             "ours .pte": ("executorch", Path(stem + ".ours.executorch-xnnpack.pte")),
             "peer .pte": ("executorch", Path(stem + ".peer.pte")),
         }
-        row["latency"] = latency({k: v for k, v in files.items() if v[1].exists()}, data[:1], rounds, 200 if data[0].size < 50_000 else 20)
+        row["latency"] = latency({k: v for k, v in files.items() if v[1].exists()}, rounds, 200 if data[0].size < 50_000 else 20)
         note(f"{net} latency {row['latency']}")
     return row
 
