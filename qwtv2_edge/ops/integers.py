@@ -15,9 +15,9 @@ import numpy as np
 
 from qwtv2_edge import fixedpoint as fp
 from qwtv2_edge.errors import GraphError
-from qwtv2_edge.ir.types import TensorType
+from qwtv2_edge.ir.types import WEIGHT_AXIS, TensorType
 from qwtv2_edge.numerics import Numerics
-from qwtv2_edge.ops import kernels
+from qwtv2_edge.ops import kernels, weighted
 from qwtv2_edge.ops.spec import ACTIVATIONS, Arrays, Types
 
 F = np.float32
@@ -580,7 +580,7 @@ def dequantize_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: T
 #: op -> the named rules a numerics table may give it (ops with one meaning everywhere are absent)
 KNOWN_RULES: dict[str, frozenset[str]] = {
     **{op: frozenset(rules) for table in (UNARY_RULES, PAIR_RULES, REDUCE_RULES) for op, rules in table.items()},
-    **{op: frozenset(fp.SCHEMES) for op in ("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected")},
+    **{op: frozenset(weighted.RULES) for op in WEIGHT_AXIS},
     "prelu": frozenset(PRELU_RULES),
     "avg_pool2d": frozenset(AVG_POOL_RULES),
     "softmax": frozenset(SOFTMAX_RULES),

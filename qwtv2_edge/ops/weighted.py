@@ -428,20 +428,26 @@ def output_bounds(activation: str, out_type: TensorType, numerics: Numerics) -> 
     return fp.activation_bounds(low, high, out_type.scale, out_type.zero_point, numerics.rule("activation") or "TFLITE")
 
 
-def _scheme(op: str, in_types: Types, numerics: Numerics) -> str:
+#: rule -> rounding scheme. REF_F64: REF whose effective scale is a float64 product everywhere; plain REF takes a float32
+#: product for a fully connected layer with one weight scale
+RULES: dict[str, str] = {**{s: s for s in fp.SCHEMES}, "REF_F64": "REF"}
+
+
+def _rule(op: str, in_types: Types, numerics: Numerics) -> str:
     packed = in_types[1].dtype == "int4"
-    scheme = (numerics.rule(packed_key(op)) if packed else "") or numerics.rule(op)
-    if scheme not in fp.SCHEMES:
-        raise GraphError(f"numerics '{numerics.name}' has no rule for {op}" + (f" (it says {scheme!r})" if scheme else ""))
-    return scheme
+    rule = (numerics.rule(packed_key(op)) if packed else "") or numerics.rule(op)
+    if rule not in RULES:
+        raise GraphError(f"numerics '{numerics.name}' has no rule for {op}" + (f" (it says {rule!r})" if rule else ""))
+    return rule
 
 
-def effective_scale(op: str, scheme: str, in_types: Types, out_type: TensorType) -> np.ndarray:
+def effective_scale(op: str, rule: str, in_types: Types, out_type: TensorType) -> np.ndarray:
+    """input_scale * weight_scale / output_scale at the precision of ``rule`` (key of RULES), (1,) or (channels,)."""
     quantization = in_types[1].quantization
     assert quantization is not None
-    if op == "fully_connected" and scheme != "F64" and scheme != "F32E" and len(quantization.scale) == 1:
+    if op == "fully_connected" and rule not in ("F64", "F32E", "REF_F64") and len(quantization.scale) == 1:
         return fp.float32_product_scale(in_types[0].scale, quantization.scale[0], out_type.scale)
-    return fp.effective_scale(scheme, in_types[0].scale, quantization.scale_array, out_type.scale)
+    return fp.effective_scale(RULES[rule], in_types[0].scale, quantization.scale_array, out_type.scale)
 
 
 def requantize_output(
@@ -455,12 +461,12 @@ def requantize_output(
     Returns: int8, shape of acc.
     Raises: QuantizeError: an accumulator does not fit int32.
     """
-    scheme, out_type = _scheme(op, in_types, numerics), out_types[0]
+    rule, out_type = _rule(op, in_types, numerics), out_types[0]
     low, high = output_bounds(attrs.activation, out_type, numerics)
-    scale = effective_scale(op, scheme, in_types, out_type)
+    scale = effective_scale(op, rule, in_types, out_type)
     offset = np.zeros(acc.shape[-1], I) if added is None else np.asarray(added, I)
     bound = max(int(acc.max(initial=0)), -int(acc.min(initial=0))) + int(np.abs(offset).max())
-    requantizer = fp.Requantizer.prepare(scheme, scale, offset, out_type.zero_point, low, high, bound)
+    requantizer = fp.Requantizer.prepare(RULES[rule], scale, offset, out_type.zero_point, low, high, bound)
     flat, out = acc.reshape(-1), np.empty(acc.shape, np.int8)
     codes = out.reshape(-1)
     for start in range(0, flat.size, requantizer.period):
@@ -474,15 +480,15 @@ def integer_rule(op: str):
 
     def run(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> tuple[np.ndarray, ...]:
         _, w, b = arrays
-        scheme, out_type = _scheme(op, in_types, numerics), out_types[0]
+        rule, out_type = _rule(op, in_types, numerics), out_types[0]
         weights = weights_of(op, arrays, attrs, in_types)
 
         def make() -> fp.Requantizer:
             low, high = output_bounds(attrs.activation, out_type, numerics)
-            scale = effective_scale(op, scheme, in_types, out_type)
-            return fp.Requantizer.prepare(scheme, scale, weights.offset, out_type.zero_point, low, high, weights.bound)
+            scale = effective_scale(op, rule, in_types, out_type)
+            return fp.Requantizer.prepare(RULES[rule], scale, weights.offset, out_type.zero_point, low, high, weights.bound)
 
-        extra = (op, scheme, attrs, numerics.rule("activation"))
+        extra = (op, rule, attrs, numerics.rule("activation"))
         requantizer = prepared("requantizer", (w, b), (in_types[0], in_types[1], out_type), extra, make)
         out = np.empty(output_shape(op, arrays, attrs, in_types), np.int8)
         flat = out.reshape(-1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cases.build import GRIDS, RANDOM, Case, weighted_case
+from cases.build import GRIDS, RANDOM, Case, act, weighted_case
+from qwtv2_edge.ir import GraphBuilder, Quantization, TensorType
 from qwtv2_edge.ops.linear import FullyConnectedAttrs
 
 SHAPES = {
@@ -18,8 +19,24 @@ SHAPES = {
 }
 
 
+def _product_precision() -> Case:
+    """Scales and an accumulator of the published autoencoder's last layer, where a float32 product of input and weight scale
+    (one weight scale) gives another code than a float64 product."""
+    x = act((1, 8), 0.024790890514850616, -128)
+    out = TensorType((1, 64), "int8", Quantization.per_tensor(0.36449846625328064, 96))
+    w_scale = 0.0195566825568676
+    b = GraphBuilder("fc")
+    codes = np.zeros((64, 8), np.int8)
+    w = b.constant("w", codes, TensorType(codes.shape, "int8", Quantization((w_scale,), (0,), 0)))
+    bias = np.arange(-88337 - 32, -88337 + 32, dtype=np.int32)
+    b_scale = float(np.float32(x.scale) * np.float32(w_scale))
+    inputs = (b.input("x", x), w, b.constant("bias", bias, TensorType((64,), "int32", Quantization((b_scale,), (0,), 0))))
+    b.outputs = list(b.add("fully_connected", inputs, FullyConnectedAttrs(), name="node", out_types=(out,)))
+    return Case("fc-product-precision", b.freeze())
+
+
 def cases() -> list[Case]:
-    out = []
+    out = [_product_precision()]
     for grid_name, grid in GRIDS.items():
         rng = np.random.default_rng(3)
         for name, (x, o) in SHAPES.items():

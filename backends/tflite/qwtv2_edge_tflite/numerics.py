@@ -46,11 +46,11 @@ REFERENCE = {
 BUILTIN_X86 = {
     **REFERENCE,
     "conv2d": "UP2",  # ruy/kernel_avx512.cc
-    "depthwise_conv2d": "UP2",  # K/internal/optimized/optimized_ops.h :: Quantize (REF for the last channels mod 8)
-    "transpose_conv2d": "UP2",  # the same
+    "depthwise_conv2d": "UP2_8",  # K/internal/optimized/optimized_ops.h :: Quantize
+    "transpose_conv2d": "UP2_8",  # the same
     "fully_connected": "UP2",  # ruy/kernel_avx512.cc
     "conv2d:int4": "UP2",  # K/conv.cc :: EvalQuantizedPerChannel, unpacked first
-    "depthwise_conv2d:int4": "UP2",  # K/depthwise_conv.cc, unpacked first
+    "depthwise_conv2d:int4": "UP2_8",  # K/depthwise_conv.cc, unpacked first
     "fully_connected:int4": "UP2",  # K/fully_connected.cc, unpacked first
     "sum": "REF",  # K/internal/optimized/reduce.h :: QuantizedMeanOrSum
     "elu": "LUT_TFLITE",  # K/activations.cc :: EluPrepare
@@ -59,11 +59,9 @@ BUILTIN_X86 = {
     "dequantize": "P2",  # K/internal/optimized/optimized_ops.h :: Dequantize
 }
 
-#: measured; channels left over from groups of 8 or 16 go through other code than the rest
+#: measured; elements left over from groups of 16 go through other code than the rest, grouped convolutions too
 BUILTIN_BOUNDS = {
-    **dict.fromkeys(
-        ("conv2d", "depthwise_conv2d", "transpose_conv2d", "add", "requantize", "mean", "sum", "softmax", "depthwise_conv2d:int4"), 1
-    ),
+    **dict.fromkeys(("conv2d", "add", "requantize", "mean", "sum", "softmax"), 1),
     "mul": 255,  # results beyond 16 bits wrap: only where input scales / output scale >= 1/2
 }
 
@@ -81,7 +79,7 @@ XNNPACK_X86 = {
     "transpose_conv2d": "F32E",  # X/operators/deconvolution-nhwc.c
     "fully_connected": "F32E",  # X/operators/fully-connected-nc.c
     "conv2d:int4": "UP2",  # left to the built-ins, as in BUILTIN_X86
-    "depthwise_conv2d:int4": "UP2",  # left to the built-ins, as in BUILTIN_X86
+    "depthwise_conv2d:int4": "UP2_8",  # left to the built-ins, as in BUILTIN_X86
     "fully_connected:int4": "F32E",  # X/operators/fully-connected-nc.c, qs8_qc4w
     "activation": "XNN",  # X/xnnpack/requantization.h :: xnn_qs8_quantize
     "add": "Q20_OR_LSHIFT20",  # X/microparams-init.c :: xnn_init_qs8_add_minmax; D :: VisitAddNode
@@ -106,7 +104,7 @@ XNNPACK_ARM = {
 
 MICRO = {
     **REFERENCE,
-    "fully_connected": "REF",  # M/fully_connected.cc, I/reference/integer_ops/fully_connected.h
+    "fully_connected": "REF_F64",  # M/fully_connected.cc; the wheel keeps the product of the scales in float64
     "mul": "REF_F64",  # M/mul_common.cc :: CalculateOpDataMul
     "logistic": "FIXED_TFLM",  # M/logistic_common.cc, I/reference/integer_ops/logistic.h
     "tanh": "FIXED_TFLM",  # M/tanh.cc, I/reference/integer_ops/tanh.h
@@ -144,7 +142,6 @@ def _xnnpack(name: str, family: str, runtime: str, versions: dict[str, str], run
     rules = XNNPACK_ARM if family == "aarch64" else XNNPACK_X86
     # aarch64 builds look exponentials up with 16 bits: K/internal/optimized/optimized_ops.h :: SoftmaxInt8LUT
     bounds = {"softmax": 1} if family == "aarch64" else {}
-    bounds["depthwise_conv2d:int4"] = 1  # UP2 for whole groups of 8 channels, REF for the rest
     return _row(name, runtime, versions, rules, runner if family == FAMILY else "", bounds=bounds)
 
 
