@@ -12,6 +12,7 @@ Requantization schemes, always named; ``requantize(acc, scale, scheme)`` returns
 ==========  ==========================================================  ======================================
 REF         rdbpot(srdhm(acc << max(e,0), m), max(-e,0))                TFLite reference, TFLite Micro, CMSIS-NN
 UP2         rshr(srdhm(acc << max(e,0), m), max(-e,0))                  ruy on x86
+UP2_8       UP2 for whole groups of 8 channels, REF for the rest        TFLite's optimised depthwise kernels
 ONE         floor((acc*m + 2**(30-e)) / 2**(31-e))                      ruy on ARM64, single-rounding builds
 F64         float64(acc) * M, ties away from zero                       LiteRT fully connected reference
 F32E        float32(float32(acc) * M32), ties to even                   XNNPACK
@@ -40,7 +41,7 @@ I = np.int64  # noqa: E741
 
 _SMALLEST_NORMAL = 2.0**-126
 
-SCHEMES = ("REF", "UP2", "ONE", "F64", "F32E")
+SCHEMES = ("REF", "UP2", "UP2_8", "ONE", "F64", "F32E")
 
 # ---------------------------------------------------------------- rounding
 
@@ -187,6 +188,18 @@ def multiply_quantized(acc: ArrayLike, multiplier: ArrayLike, shift: ArrayLike) 
     return _double_rounding(acc, multiplier, shift, rdbpot)
 
 
+def _in_eights(x: np.ndarray, exponent: np.ndarray) -> np.ndarray:
+    """rshr for whole groups of 8 channels (last axis), rdbpot for the rest."""
+    return np.where(_grouped_by_8(x.shape[-1]), rshr(x, exponent), rdbpot(x, exponent))
+
+
+def _grouped_by_8(channels: int) -> np.ndarray:
+    return np.arange(channels) < channels // 8 * 8
+
+
+_SECOND_ROUNDING: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {"REF": rdbpot, "UP2": rshr, "UP2_8": _in_eights}
+
+
 def _double_rounding(acc: ArrayLike, multiplier: ArrayLike, shift: ArrayLike, second: Callable[..., np.ndarray]) -> np.ndarray:
     acc, shift = check_int32(np.asarray(acc, I)), np.asarray(shift, I)
     left, right = np.maximum(shift, 0), np.maximum(-shift, 0)
@@ -243,10 +256,8 @@ def requantize(acc: ArrayLike, scale: ArrayLike, scheme: str) -> np.ndarray:
     if scheme == "F64":
         return round_half_away(acc.astype(np.float64) * np.asarray(scale, np.float64)).astype(I)
     multiplier, shift = quantize_multiplier(np.asarray(scale, np.float64))
-    if scheme == "REF":
-        return _double_rounding(acc, multiplier, shift, rdbpot)
-    if scheme == "UP2":
-        return _double_rounding(acc, multiplier, shift, rshr)
+    if scheme in _SECOND_ROUNDING:
+        return _double_rounding(acc, multiplier, shift, _SECOND_ROUNDING[scheme])
     if scheme == "ONE":
         # acc * m < 2**62; the right shift is at least 1
         total = 31 - shift
@@ -382,7 +393,7 @@ def _prepare_float64(scheme: str, scale: np.ndarray, offset: np.ndarray, zero_po
             np.copyto(out, v + zero64, casting="unsafe")
 
         return run_f64
-    if scheme not in ("REF", "UP2"):
+    if scheme not in _SECOND_ROUNDING:
         return None
     multiplier, shift = quantize_multiplier(np.broadcast_to(scale, offset.shape))
     if (shift > 0).any():
@@ -390,10 +401,12 @@ def _prepare_float64(scheme: str, scale: np.ndarray, offset: np.ndarray, zero_po
     m = multiplier.astype(np.float64) * 2.0**-31
     first = _tile(m, period, np.float64)
     constant = _tile(offset * m + 0.5, period, np.float64)
-    away = 1.0 + 2.0**-40 if scheme == "REF" else 1.0
-    second = _tile(np.ldexp(away, shift.astype(np.int32)), period, np.float64)
+    up = {"REF": np.zeros(1, bool), "UP2": np.ones(1, bool), "UP2_8": _grouped_by_8(len(offset))}[scheme]
+    exponent = shift.astype(np.int32)
+    second = _tile(np.ldexp(np.where(up, 1.0, 1.0 + 2.0**-40), exponent), period, np.float64)
     # UP2: t * 2**-n + 2**-(n+1) moves ties up and crosses no other (they lie 2**-n or more away)
-    nudge = None if scheme == "REF" else _tile(np.ldexp(0.5, shift.astype(np.int32)) * (shift < 0), period, np.float64)
+    steps = np.where(up & (shift < 0), np.ldexp(0.5, exponent), 0.0)
+    nudge = _tile(steps, period, np.float64) if steps.any() else None
 
     def run(raw: np.ndarray, out: np.ndarray) -> None:
         size = raw.size

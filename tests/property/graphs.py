@@ -127,9 +127,11 @@ class Maker:
         """A weighted op: per-channel or per-tensor scales, folded gains, biases from nothing to their limit."""
         rng, channels = self.rng, shape[axis]
         style = self.pick(["random", "random", "random", "extreme", "sparse"])
-        codes = rng.integers(-127, 128, shape)
+        # packed 4-bit codes now and then, which few runtimes take
+        dtype, limit = ("int4", 7) if op != "transpose_conv2d" and self.chance(0.05) else ("int8", 127)
+        codes = rng.integers(-limit, limit + 1, shape)
         if style == "extreme":
-            codes = rng.choice([-127, 127], shape)
+            codes = rng.choice([-limit, limit], shape)
         if style == "sparse":
             codes = codes * (rng.random(shape) < 0.2)
         per_tensor = self.chance(0.2)
@@ -147,7 +149,7 @@ class Maker:
             index = tuple(None if i != axis else slice(None) for i in range(len(shape)))
             codes = codes * np.sign(gains)[index].astype(int)
         quantization = Quantization(tuple(float(s) for s in scales), (0,) * count, None if per_tensor else axis)
-        w = self.b.constant("w", codes.astype(np.int8), TensorType(shape, "int8", quantization))
+        w = self.b.constant("w", codes.astype(np.int8), TensorType(shape, dtype, quantization))
         bias = {
             "zero": lambda: np.zeros(channels),
             "usual": lambda: rng.normal(0, std / 4, channels),
@@ -243,7 +245,7 @@ def operand(m: Maker, x: str) -> str:
 def binary(op: str):
     def step(m: Maker, x: str) -> str | None:
         y = operand(m, x)
-        if op == "sub" and m.chance(0.5) and m.type(y).shape == m.type(x).shape:
+        if m.chance(0.3):
             x, y = y, x
         # beyond these ratios TFLite's optimised kernels, which the delegate falls back to, leave int16
         sx, sy = m.type(x).scale, m.type(y).scale

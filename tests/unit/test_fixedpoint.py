@@ -73,10 +73,15 @@ def test_schemes_differ_on_the_ties_they_differ_on():
     assert got == {
         "REF": [-3, -2, -1, 1, 2, 3],
         "UP2": [-2, -1, 0, 1, 2, 3],
+        "UP2_8": [-3, -2, -1, 1, 2, 3],  # fewer than 8 channels
         "ONE": [-2, -1, 0, 1, 2, 3],
         "F64": [-3, -2, -1, 1, 2, 3],
         "F32E": [-2, -2, 0, 0, 2, 2],
     }
+
+
+def test_whole_groups_of_8_channels_round_up():
+    assert fp.requantize(np.full((2, 19), -10), np.asarray([0.25]), "UP2_8").tolist() == [[-2] * 16 + [-3] * 3] * 2
 
 
 def test_double_rounding_shows():
