@@ -199,7 +199,7 @@ class ExecuTorch:
     def get(self):
         return [r.contiguous().numpy().copy() for r in self.results]
 
-    kept = []
+    kept: list = []
 
     def close(self):
         """Let go of the tensors only: ending programs in a process that goes on to load others corrupts its heap."""

@@ -193,14 +193,14 @@ def test_constant_zero_activation_names_the_node_and_the_line():
 def test_non_finite_activation_names_the_node():
     net = Net()
     graph = net.done(net.conv(net.conv(net.x, scale=1e38, name="big"), scale=1e38, name="overflow"))
-    with pytest.raises(CalibrationError, match="conv2d 'overflow'|conv2d 'big'"):
+    with pytest.raises(CalibrationError, match=r"conv2d 'overflow'|conv2d 'big'"):
         quantize(graph, net.data())
 
 
 def test_empty_calibration_and_quantized_graphs_are_refused():
     net = Net()
     graph = net.done(net.conv(net.x))
-    with pytest.raises(CalibrationError, match="no samples|empty"):
+    with pytest.raises(CalibrationError, match=r"no samples|empty"):
         quantize(graph, net.data()[:0])
     with pytest.raises(QuantizeError, match="quantized already"):
         quantize(quantized(net, graph), net.data())
