@@ -148,12 +148,18 @@ def shift_left(x: ArrayLike, exponent: ArrayLike) -> np.ndarray:
 
 def check_int32(x: np.ndarray, what: str = "accumulator") -> np.ndarray:
     """``x`` itself. Raises QuantizeError when a value does not fit int32."""
+    return check_room(x, INT32_MAX, what)
+
+
+def check_room(x: np.ndarray, room: int, what: str = "accumulator") -> np.ndarray:
+    """``x`` itself. Raises QuantizeError when a value leaves [-room - 1, room], room = 2**(bits - 1) - 1."""
     if x.size:
-        low, high = x.min(), x.max()
-        if low < INT32_MIN or high > INT32_MAX:
-            worst = int(low if -int(low) > int(high) else high)
+        low, high = int(x.min()), int(x.max())
+        if low < -room - 1 or high > room:
+            worst = low if -low > high else high
             raise QuantizeError(
-                f"{what} {worst} does not fit 32 bits", fix="widen the output range, or lower the bias or the gain of this node"
+                f"{what} {worst} does not fit {room.bit_length() + 1} bits",
+                fix="widen the output range, or lower the bias or the gain of this node",
             )
     return x
 
@@ -286,6 +292,7 @@ class Requantizer:
         offset: int64 (C,), added to the raw accumulators.
         zero_point, low, high: of the output.
         bound: no |raw|, |offset| or |raw + offset| exceeds it.
+        room: largest |raw + offset| that the runtime holds; 2**21 or more.
         run: the prepared piece function.
     """
 
@@ -296,11 +303,14 @@ class Requantizer:
     low: int
     high: int
     bound: int
+    room: int
     period: int
     run: Piece | None
 
     @staticmethod
-    def prepare(scheme: str, scale: np.ndarray, offset: np.ndarray, zero_point: int, low: int, high: int, bound: int) -> Requantizer:
+    def prepare(
+        scheme: str, scale: np.ndarray, offset: np.ndarray, zero_point: int, low: int, high: int, bound: int, room: int = INT32_MAX
+    ) -> Requantizer:
         """Choose the fastest exact form. Arguments as the attributes."""
         offset = np.asarray(offset, I)
         period = len(offset) * max(1, PIECE // len(offset))
@@ -309,7 +319,7 @@ class Requantizer:
             run = _prepare_float64(scheme, scale, offset, zero_point, low, high, period)
         if scheme == "F32E" and bound < 2**24:
             run = _prepare_float32(scale, offset, zero_point, low, high, period)
-        return Requantizer(scheme, scale, offset, zero_point, low, high, bound, period, run)
+        return Requantizer(scheme, scale, offset, zero_point, low, high, bound, room, period, run)
 
     def __call__(self, raw: np.ndarray, out: np.ndarray) -> None:
         """raw: float32 or float64, 1-D, channels last and contiguous; clobbered. out: int8, same length."""
@@ -323,6 +333,8 @@ class Requantizer:
                 self.run(piece, out[start : start + self.period])  # type: ignore[misc]
             else:
                 acc = piece.astype(I).reshape(-1, len(self.offset)) + self.offset
+                if self.room < INT32_MAX:
+                    check_room(acc, self.room)
                 codes = to_codes(requantize(acc, self.scale, self.scheme), self.zero_point, self.low, self.high)
                 out[start : start + self.period] = codes.ravel()
 

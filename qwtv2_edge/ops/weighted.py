@@ -429,8 +429,12 @@ def output_bounds(activation: str, out_type: TensorType, numerics: Numerics) -> 
 
 
 #: rule -> rounding scheme. REF_F64: REF whose effective scale is a float64 product everywhere; plain REF takes a float32
-#: product for a fully connected layer with one weight scale
-RULES: dict[str, str] = {**{s: s for s in fp.SCHEMES}, "REF_F64": "REF"}
+#: product for a fully connected layer with one weight scale. F32E_PACKED: packed 4-bit codes read as 16 times their
+#: value, so that accumulators have 4 bits less (XNNPACK src/qs8-qc4w-gemm)
+RULES: dict[str, str] = {**{s: s for s in fp.SCHEMES}, "REF_F64": "REF", "F32E_PACKED": "F32E"}
+
+#: rule -> largest accumulator its kernels hold, where that is not int32's
+ROOM: dict[str, int] = {"F32E_PACKED": 2**27 - 1}
 
 
 def _rule(op: str, in_types: Types, numerics: Numerics) -> str:
@@ -441,11 +445,15 @@ def _rule(op: str, in_types: Types, numerics: Numerics) -> str:
     return rule
 
 
+def _room(rule: str) -> int:
+    return ROOM.get(rule, fp.INT32_MAX)
+
+
 def effective_scale(op: str, rule: str, in_types: Types, out_type: TensorType) -> np.ndarray:
     """input_scale * weight_scale / output_scale at the precision of ``rule`` (key of RULES), (1,) or (channels,)."""
     quantization = in_types[1].quantization
     assert quantization is not None
-    if op == "fully_connected" and rule not in ("F64", "F32E", "REF_F64") and len(quantization.scale) == 1:
+    if op == "fully_connected" and rule in ("REF", "UP2", "ONE") and len(quantization.scale) == 1:
         return fp.float32_product_scale(in_types[0].scale, quantization.scale[0], out_type.scale)
     return fp.effective_scale(RULES[rule], in_types[0].scale, quantization.scale_array, out_type.scale)
 
@@ -466,7 +474,7 @@ def requantize_output(
     scale = effective_scale(op, rule, in_types, out_type)
     offset = np.zeros(acc.shape[-1], I) if added is None else np.asarray(added, I)
     bound = max(int(acc.max(initial=0)), -int(acc.min(initial=0))) + int(np.abs(offset).max())
-    requantizer = fp.Requantizer.prepare(RULES[rule], scale, offset, out_type.zero_point, low, high, bound)
+    requantizer = fp.Requantizer.prepare(RULES[rule], scale, offset, out_type.zero_point, low, high, bound, _room(rule))
     flat, out = acc.reshape(-1), np.empty(acc.shape, np.int8)
     codes = out.reshape(-1)
     for start in range(0, flat.size, requantizer.period):
@@ -486,7 +494,8 @@ def integer_rule(op: str):
         def make() -> fp.Requantizer:
             low, high = output_bounds(attrs.activation, out_type, numerics)
             scale = effective_scale(op, rule, in_types, out_type)
-            return fp.Requantizer.prepare(RULES[rule], scale, weights.offset, out_type.zero_point, low, high, weights.bound)
+            zero_point, bound = out_type.zero_point, weights.bound
+            return fp.Requantizer.prepare(RULES[rule], scale, weights.offset, zero_point, low, high, bound, _room(rule))
 
         extra = (op, rule, attrs, numerics.rule("activation"))
         requantizer = prepared("requantizer", (w, b), (in_types[0], in_types[1], out_type), extra, make)

@@ -377,3 +377,17 @@ def test_p2_boundary_rules_split_each_sample_into_blocks_of_8():
     x = np.full((2, 11), 0.5, np.float32)
     (got,) = OPS["quantize"].integer((x,), NoAttrs(), (), (act((1, 11), 1.0, 0),), numerics(quantize="P2"))
     assert got.tolist() == [[0] * 8 + [1] * 3] * 2
+
+
+def test_packed_codes_leave_28_bits():
+    x, w = np.zeros((1, 2), np.int8), np.zeros((1, 2), np.int8)
+    types = (act((1, 2), zero_point=0), TensorType((1, 2), "int4", Quantization((1e-8,), (0,), None)), TensorType((1,), "int32"))
+    rules = numerics(fully_connected="REF", **{"fully_connected:int4": "F32E_PACKED"})
+    for bias in (2**27 - 1, -(2**27)):
+        arrays = (x, w, np.asarray([bias], np.int32))
+        (y,) = OPS["fully_connected"].integer(arrays, FullyConnectedAttrs(), types, (act((1, 1), 0.01, 0),), rules)
+        assert y.tolist() == [[round(bias * 5e-8)]]
+    for bias in (2**27, -(2**27) - 1):
+        arrays = (x, w, np.asarray([bias], np.int32))
+        with pytest.raises(QuantizeError, match=f"accumulator {bias} does not fit 28 bits"):
+            OPS["fully_connected"].integer(arrays, FullyConnectedAttrs(), types, (act((1, 1), 0.01, 0),), rules)

@@ -80,7 +80,7 @@ XNNPACK_X86 = {
     "fully_connected": "F32E",  # X/operators/fully-connected-nc.c
     "conv2d:int4": "UP2",  # left to the built-ins, as in BUILTIN_X86
     "depthwise_conv2d:int4": "UP2_8",  # left to the built-ins, as in BUILTIN_X86
-    "fully_connected:int4": "F32E",  # X/operators/fully-connected-nc.c, qs8_qc4w
+    "fully_connected:int4": "F32E_PACKED",  # X/operators/fully-connected-nc.c, qs8_qc4w
     "activation": "XNN",  # X/xnnpack/requantization.h :: xnn_qs8_quantize
     "add": "Q20_OR_LSHIFT20",  # X/microparams-init.c :: xnn_init_qs8_add_minmax; D :: VisitAddNode
     "sub": "Q20_OR_LSHIFT20",  # X/microparams-init.c :: xnn_init_qs8_add_minmax; D :: VisitSubNode
