@@ -103,11 +103,13 @@ class Portable:
         return self.pair("aten::mul.out", x, y)
 
     def per_channel(self, operator: str, scalar_operator: str, x: int, numbers: np.ndarray, *more: int) -> int:
-        """A kernel with one int64 per channel; with one for all where they are equal."""
-        first = int(numbers.flat[0])
-        if (numbers == first).all():
-            return self.scalar(scalar_operator, x, first, *more)
-        return self.pair(operator, x, self.program.constant(np.asarray(numbers, np.int64)), *more)
+        """A kernel with one int64 per channel, or with one for all.
+
+        Which it is, and the bytes it takes, depends on the number of channels alone: compensation changes values, not ops or size.
+        """
+        if numbers.size == 1:
+            return self.scalar(scalar_operator, x, int(numbers.flat[0]), *more)
+        return self.pair(operator, x, self.program.constant(np.asarray(numbers, np.int64), own=True), *more)
 
     def floor_divide(self, x: int, y: int) -> int:
         return self.pair("aten::floor_divide.out", x, y)

@@ -95,10 +95,15 @@ class ProgramBuilder:
         self._storages.append(_Storage(prod(shape) * dtype.itemsize))
         return self._view(len(self._storages) - 1, dtype, shape, dim_order)
 
-    def constant(self, array: np.ndarray, shape: Sequence[int] | None = None, dim_order: Sequence[int] | None = None) -> int:
-        """A constant, its bytes in memory as ``array`` has them in C order; ``shape`` and ``dim_order`` reinterpret them."""
+    def constant(
+        self, array: np.ndarray, shape: Sequence[int] | None = None, dim_order: Sequence[int] | None = None, *, own: bool = False
+    ) -> int:
+        """A constant, its bytes in memory as ``array`` has them in C order; ``shape`` and ``dim_order`` reinterpret them.
+
+        Equal bytes are stored once, unless the constant is to have its ``own``: then the file's size does not depend on values.
+        """
         data = np.ascontiguousarray(array).tobytes()
-        key = ("constant", data)
+        key = ("constant", data, len(self._storages) if own else None)
         if key not in self._known:
             self._constants.append(data)
             self._storages.append(_Storage(len(data), constant=len(self._constants)))
