@@ -78,15 +78,26 @@ class Problem:
     fix: str = ""
 
 
-class ImportGraphError(QwtEdgeError):
-    """The network can't be captured. ``problems`` holds every reason found in one pass."""
+class _ListedError(QwtEdgeError):
+    """An error that holds every problem found in one pass."""
 
     def __init__(self, message: str, problems: tuple[Problem, ...] = (), *, fix: str = "") -> None:
         super().__init__(message, fix=fix)
         self.problems = problems
 
     def __str__(self) -> str:
-        return _with_problems(super().__str__(), self.problems)
+        lines = [super().__str__()]
+        for p in self.problems:
+            lines.append(f"  [{p.code}] {p.node}: {p.message}")
+            if p.source:
+                lines.append(f"      from  {p.source}")
+            if p.fix:
+                lines.append(f"      fix   {p.fix}")
+        return "\n".join(lines)
+
+
+class ImportGraphError(_ListedError):
+    """The network can't be captured. ``problems`` holds every reason found in one pass."""
 
 
 class GraphError(QwtEdgeError):
@@ -109,15 +120,8 @@ class EmitError(QwtEdgeError):
     """A target can't take the graph."""
 
 
-class UnsupportedOpError(EmitError):
+class UnsupportedOpError(_ListedError, EmitError):
     """A target has no form for some ops. ``problems`` holds every one found in one pass."""
-
-    def __init__(self, message: str, problems: tuple[Problem, ...] = (), *, fix: str = "") -> None:
-        super().__init__(message, fix=fix)
-        self.problems = problems
-
-    def __str__(self) -> str:
-        return _with_problems(super().__str__(), self.problems)
 
 
 class RunError(QwtEdgeError):
@@ -136,17 +140,6 @@ class MismatchError(QwtEdgeError):
     """A runtime computed other bytes than the simulator."""
 
     exit_code = 1
-
-
-def _with_problems(head: str, problems: tuple[Problem, ...]) -> str:
-    lines = [head]
-    for p in problems:
-        lines.append(f"  [{p.code}] {p.node}: {p.message}")
-        if p.source:
-            lines.append(f"      from  {p.source}")
-        if p.fix:
-            lines.append(f"      fix   {p.fix}")
-    return "\n".join(lines)
 
 
 @contextmanager
