@@ -7,7 +7,8 @@
 5. An average over one window that gives a single position becomes a mean (after a slice where the window does not
    cover the input): a mean has an output scale of its own, an average pool must keep its input's, which costs
    ResNet8 4.5 dB.
-6. "nhwc" layout: transposes at channels-first image inputs and outputs are dropped.
+6. Reshapes in a row become one, and none follows a mean that can drop the axes itself.
+7. "nhwc" layout: transposes at channels-first image inputs and outputs are dropped.
 Each pass is a function from a graph to a graph; the meaning (real arithmetic) stays the same.
 """
 
@@ -19,7 +20,7 @@ from math import prod
 
 import numpy as np
 
-from qwtv2_edge.ir.graph import Graph, GraphBuilder, Node
+from qwtv2_edge.ir.graph import Graph, GraphBuilder, Node, live_nodes
 from qwtv2_edge.ir.types import WEIGHT_AXIS, TensorType
 from qwtv2_edge.ops.activation import ClampAttrs
 from qwtv2_edge.ops.conv import DepthwiseAttrs
@@ -43,7 +44,7 @@ def legalize(graph: Graph, io_layout: str = "nchw") -> Graph:
     graph = rewrite(graph, _hard_sigmoid)
     graph = rewrite(graph, _silu)
     graph = rewrite(graph, _named_clamps)
-    graph = rewrite(graph, _single_average)
+    graph = merge_reshapes(rewrite(graph, _single_average))
     graph = rewrite(graph, _sum)
     graph = fuse_activations(graph)
     if io_layout == "nhwc":
@@ -152,6 +153,34 @@ def _single_average(b: GraphBuilder, node: Node, graph: Graph) -> bool:
         out_types=(graph.tensors[out],),
     )
     return True
+
+
+def merge_reshapes(graph: Graph) -> Graph:
+    """One reshape instead of several in a row; none after a mean that can drop the axes itself."""
+    producers = graph.producers()
+    rebuilt: dict[str, Node] = {}
+    for node in graph.nodes:
+        if node.op != "reshape":
+            continue
+        source = node.inputs[0]
+        while source in producers and producers[source].op == "reshape":
+            source = producers[source].inputs[0]
+        before = producers.get(source)
+        shape = graph.tensors[node.outputs[0]].shape
+        if before is not None and before.op == "mean" and before.attrs.keep_dims and single_reader(graph, source) is not None:
+            kept = tuple(d for i, d in enumerate(graph.tensors[source].shape) if i not in before.attrs.axes)
+            if kept == shape:
+                rebuilt[node.name] = replace(before, attrs=replace(before.attrs, keep_dims=False), outputs=node.outputs)
+                continue
+        rebuilt[node.name] = replace(node, inputs=(source,))
+    b = GraphBuilder.copy_of(graph, nodes=False)
+    for node in graph.nodes:
+        b.append(rebuilt.get(node.name, node))
+    merged = b.freeze()
+    b = GraphBuilder.copy_of(merged, nodes=False)
+    for node in live_nodes(merged, merged.outputs):
+        b.append(node)
+    return b.freeze()
 
 
 def fuse_activations(graph: Graph) -> Graph:

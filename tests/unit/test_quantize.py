@@ -11,7 +11,7 @@ from qwtv2_edge.ir.check import check
 from qwtv2_edge.ops.activation import ClampAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
-from qwtv2_edge.ops.layout import ConcatAttrs, TransposeAttrs
+from qwtv2_edge.ops.layout import ConcatAttrs, ReshapeAttrs, TransposeAttrs
 from qwtv2_edge.ops.linear import FullyConnectedAttrs
 from qwtv2_edge.ops.pool import PoolAttrs, SoftmaxAttrs
 from qwtv2_edge.ops.spec import NoAttrs
@@ -105,6 +105,28 @@ def test_single_averages_become_means(kernel, expected):
     legal = legalize(graph)
     assert ops(legal) == expected
     np.testing.assert_allclose(run(legal, [net.data()], None)[0], run(graph, [net.data()], None)[0], atol=1e-6)
+
+
+def test_reshapes_merge_and_a_mean_drops_its_own_axes():
+    net = Net()
+    pooled = net.add("avg_pool2d", net.x, attrs=PoolAttrs((6, 6), (6, 6)))
+    flat = net.add("reshape", net.add("reshape", pooled, attrs=ReshapeAttrs((1, 2, 2))), attrs=ReshapeAttrs((1, 4)))
+    graph = net.done(flat)
+    legal = legalize(graph)
+    assert ops(legal) == ["mean"]
+    np.testing.assert_allclose(run(legal, [net.data()], None)[0], run(graph, [net.data()], None)[0], atol=1e-6)
+    assert legal.outputs == graph.outputs
+
+
+def test_a_reshape_whose_source_is_read_elsewhere_stays():
+    net = Net()
+    pooled = net.add("avg_pool2d", net.x, attrs=PoolAttrs((6, 6), (6, 6)))
+    first = net.add("reshape", pooled, attrs=ReshapeAttrs((1, 2, 2)))
+    graph = net.done(net.add("reshape", first, attrs=ReshapeAttrs((1, 4))), first, pooled)
+    legal = legalize(graph)
+    assert ops(legal) == ["mean", "reshape", "reshape"]
+    for y, wanted in zip(run(legal, [net.data()], None), run(graph, [net.data()], None), strict=True):
+        np.testing.assert_allclose(y, wanted, atol=1e-6)
 
 
 def test_nhwc_io_drops_the_boundary_transposes():
