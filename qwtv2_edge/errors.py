@@ -9,6 +9,7 @@
     ├── GraphError              a graph that breaks an IR rule; a corrupt .qir or .tflite    exit 2
     ├── CalibrationError        unusable calibration data                                    exit 2
     ├── QuantizeError           numbers that have no integer form                            exit 2
+    │   └── RuntimeLimitError   values on which a runtime itself fails                       exit 2
     ├── CompensationError       a correction that can't be folded                            exit 2
     ├── EmitError               a graph a target can't take                                  exit 2
     │   └── UnsupportedOpError
@@ -110,6 +111,10 @@ class CalibrationError(QwtEdgeError):
 
 class QuantizeError(QwtEdgeError):
     """Numbers that have no integer form."""
+
+
+class RuntimeLimitError(QuantizeError):
+    """Values on which the runtime itself fails, so that there are no bytes to predict."""
 
 
 class CompensationError(QwtEdgeError):

@@ -153,6 +153,8 @@ def _work(request: Request, progress: Progress) -> tuple[Export, dict[str, bytes
             ).results.items():
                 if result.status in ("missing", "refused"):
                     skipped[n] = f"{result.error}; {result.fix}" if result.fix else result.error
+                    if result.status == "refused" and n in numerics:
+                        numerics.remove(n)
                 else:
                     verified[n] = result.to_json()
     measured = Evaluation(metric="")

@@ -32,7 +32,7 @@ from math import frexp
 import numpy as np
 from numpy.typing import ArrayLike
 
-from qwtv2_edge.errors import QuantizeError
+from qwtv2_edge.errors import QuantizeError, RuntimeLimitError
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
 
@@ -629,7 +629,7 @@ def softmax_fixed(codes: np.ndarray, scale: float, beta: float) -> np.ndarray:
     total = np.where(kept, rdbpot(e, 12), 0).sum(-1, keepdims=True)
     inverse, bits = reciprocal(total, 12)
     if (bits + 23 > 31).any():
-        raise QuantizeError(
+        raise RuntimeLimitError(
             f"softmax over {codes.shape[-1]} entries this flat: the exponentials of a row sum to 512 or more, where the runtime fails",
             fix="leave the softmax out of the network, or take a runtime with the XNNPACK delegate",
         )

@@ -41,7 +41,7 @@ FIT_NUMERICS = Numerics(
         "mean": "REF",
         "sum": "REF",
         "avg_pool2d": "TFLITE",
-        "softmax": "FIXED",
+        "softmax": "TABLE",
         "logistic": "LUT_TFLITE",
         "tanh": "LUT_TFLITE",
         "elu": "LUT_TFLITE",

@@ -11,7 +11,7 @@ import numpy as np
 
 from qwtv2_edge.backends import Artifact, get_numerics, numerics_of
 from qwtv2_edge.data import Dataset, open_data, rereadable
-from qwtv2_edge.errors import MissingToolError, RunError, UsageError
+from qwtv2_edge.errors import MissingToolError, RunError, RuntimeLimitError, UsageError
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.numerics import Numerics, rule_key
 from qwtv2_edge.runners.host import Session
@@ -125,6 +125,8 @@ def _verify_one(
             )
     except MissingToolError as error:
         return NumericsResult(**common, status="missing", error=error.message, fix=error.fix)
+    except RuntimeLimitError as error:
+        return NumericsResult(**common, status="refused", error=f"fails on some of the values tried: {error.message}", fix=error.fix)
     except RunError as error:
         return NumericsResult(**common, **tally.counts(), status="crashed", error=error.message, fix=error.fix)
     return NumericsResult(**common, **tally.counts(), status="bound" if allowed else "mismatch", first=tally.first(culprit))

@@ -10,8 +10,12 @@ import pytest
 from small_graphs import integer_graph
 
 from qwtv2_edge import backends, ops
+from qwtv2_edge.backends import emit
 from qwtv2_edge.data import open_data
 from qwtv2_edge.errors import MismatchError, RunError
+from qwtv2_edge.ir import GraphBuilder, Quantization, TensorType
+from qwtv2_edge.ops.pool import SoftmaxAttrs
+from qwtv2_edge.runners.host import available
 from qwtv2_edge.verification import verify
 from qwtv2_edge.verification.patterns import PATTERNS
 
@@ -194,3 +198,19 @@ def test_a_dataset_can_be_handed_over(rng):
     graph = integer_graph()
     samples = open_data(data(rng, 3), graph)
     assert verify(graph, backends.emit(graph, "tflite"), samples, ["litert-reference"]).results["litert-reference"].samples == 12
+
+
+def test_values_on_which_a_runtime_fails_are_told_not_run(require):
+    """A flat softmax over 1000 entries: TFLite's fixed-point kernel aborts there, XNNPACK's fallback does not."""
+    require("ai-edge-litert", present=available("litert-xnnpack")[0])
+    b = GraphBuilder("flat")
+    type = TensorType((1, 1000), "int8", Quantization.per_tensor(0.001, 0))
+    x = b.input("x", type)
+    out = TensorType((1, 1000), "int8", Quantization.per_tensor(1 / 256, -128))
+    b.outputs = list(b.add("softmax", (x,), SoftmaxAttrs(), name="softmax", out_types=(out,)))
+    graph = b.freeze()
+    report = verify(graph, emit(graph, "tflite"), numerics=["litert-reference", "litert-xnnpack"])
+    assert report.results["litert-reference"].status == "refused"
+    assert "sum to 512 or more" in report.results["litert-reference"].error
+    assert report.results["litert-xnnpack"].status == "exact"
+    assert report.ok
