@@ -355,6 +355,15 @@ def _cut(constant: np.ndarray, size: int) -> np.ndarray:
     return constant if constant.ndim == 0 else constant[:size]
 
 
+def _store(v: np.ndarray, low: float | np.floating, high: float | np.floating, zero_point: float | np.floating, out: np.ndarray) -> None:
+    """Clamp, round half to even, add the zero point, store as codes; ``v`` is clobbered."""
+    np.maximum(v, low, out=v)
+    np.minimum(v, high, out=v)
+    np.rint(v, out=v)
+    np.add(v, zero_point, out=v)
+    np.copyto(out, v, casting="unsafe")
+
+
 def _prepare_float32(scale: np.ndarray, offset: np.ndarray, zero_point: int, low: int, high: int, period: int) -> Piece:
     """F32E where |raw + offset| < 2**24: float32 holds it exactly, as the runtime's own conversion does."""
     add, times = _tile(offset, period, F), _tile(scale, period, F)
@@ -366,11 +375,7 @@ def _prepare_float32(scale: np.ndarray, offset: np.ndarray, zero_point: int, low
         v = raw if raw.dtype == F else raw.astype(F)  # exact: below 2**24
         np.add(v, _cut(add, size), out=v)
         np.multiply(v, _cut(times, size), out=v)
-        np.maximum(v, low32, out=v)
-        np.minimum(v, high32, out=v)
-        np.rint(v, out=v)
-        np.add(v, zero32, out=v)
-        np.copyto(out, v, casting="unsafe")
+        _store(v, low32, high32, zero32, out)
 
     return run
 
@@ -428,11 +433,7 @@ def _prepare_float64(scheme: str, scale: np.ndarray, offset: np.ndarray, zero_po
         np.multiply(v, _cut(second, size), out=v)
         if nudge is not None:
             np.add(v, _cut(nudge, size), out=v)
-        np.maximum(v, low64, out=v)
-        np.minimum(v, high64, out=v)
-        np.rint(v, out=v)
-        np.add(v, zero64, out=v)
-        np.copyto(out, v, casting="unsafe")
+        _store(v, low64, high64, zero64, out)
 
     return run
 

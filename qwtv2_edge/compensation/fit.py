@@ -39,7 +39,6 @@ FIT_NUMERICS = Numerics(
         "sub": "Q20_OR_LSHIFT20",
         "mul": "REF_F32",
         "mean": "REF",
-        "sum": "REF",
         "avg_pool2d": "TFLITE",
         "softmax": "TABLE",
         "logistic": "LUT_TFLITE",
@@ -116,7 +115,6 @@ class FitResult:
     graph: Graph
     nodes: tuple[NodeChoice, ...]
     network: NetworkChoice
-    affines: Mapping[str, Affine]
 
 
 @dataclass(frozen=True)
@@ -287,16 +285,14 @@ class _Lockstep:
                 z = acc.astype(np.float32) * scale
                 target = y
                 if options.reference == "local":
-                    x_type = in_types[0]
-                    real = (x.astype(np.float32) - np.float32(x_type.zero_point)) * np.float32(x_type.scale)
-                    (target,) = step(self.float_graph, plain, [real, *(self.float_value(t, i) for t in plain.inputs[1:])], None)
+                    (target,) = step(
+                        self.float_graph, plain, [_real(x, in_types[0]), *(self.float_value(t, i) for t in plain.inputs[1:])], None
+                    )
                 tally = tallies[v.kind]
                 tally.add("activation", z, target, mask)
                 if residual:
-                    skip_type = self.graph.tensors[residual.integer_skip]
-                    skip = self.value(v, residual.integer_skip, i)
-                    real_skip = (skip.astype(np.float32) - np.float32(skip_type.zero_point)) * np.float32(skip_type.scale)
-                    tally.add("residual", z, y + self.float_value(residual.float_skip, i) - real_skip, mask)
+                    skip = _real(self.value(v, residual.integer_skip, i), self.graph.tensors[residual.integer_skip])
+                    tally.add("residual", z, y + self.float_value(residual.float_skip, i) - skip, mask)
             self.put_float(float_node, i, (activate(y, float_node.attrs.activation),))
         assert self.float_done == self.float_index[node.name]
         self.release_float()
@@ -335,10 +331,12 @@ class _Lockstep:
                 if kind in allowed:
                     candidates.append((error, rank, kind, target, legal))
         error, _, kind, target, affine = min(candidates, key=lambda c: c[:2])
-        if kind == allowed[-1]:
+        if len(allowed) == 1:
+            reason = "switched off"
+        elif kind == allowed[-1]:
             reason = "lowest held-out error"
         elif kind == "none":
-            reason = "held-out error would rise" if len(allowed) > 1 else "switched off"
+            reason = "held-out error would rise"
         else:
             reason = "the gain would raise the held-out error"
         choice = NodeChoice(
@@ -346,7 +344,7 @@ class _Lockstep:
             op=node.op,
             kind=kind,
             target=target,
-            reason="; ".join([reason, *notes]),
+            reason="; ".join([reason, *dict.fromkeys(notes)]),
             mse_before=errors["none"],
             mse_offset=errors.get("offset", errors["none"]),
             mse_cwac=errors.get("cwac", errors["none"]),
@@ -421,7 +419,7 @@ class _Lockstep:
                 for c in report
             ]
         network = NetworkChoice(best.kind, reason, {k: float(e.mean()) for k, e in errors.items()})
-        return FitResult(fold(self.graph, best.affines), tuple(report), network, best.affines)
+        return FitResult(fold(self.graph, best.affines), tuple(report), network)
 
     def output_errors(self, v: _Variant) -> np.ndarray:
         """Per held-out sample the squared error of the outputs, relative to each output's float power, averaged over outputs."""
@@ -434,9 +432,8 @@ class _Lockstep:
             for i, keep in enumerate(rows):
                 samples = len(self.masks[i])
                 y = self.float_value(t, i).reshape(samples, -1)[keep].astype(np.float64)
-                q = self.value(v, u, i).reshape(samples, -1)[keep].astype(np.float64)
-                if type.dtype == "int8":
-                    q = (q - type.zero_point) * type.scale
+                q = self.value(v, u, i)
+                q = (q if type.dtype == "float32" else _real(q, type)).reshape(samples, -1)[keep].astype(np.float64)
                 noise.append(np.square(q - y).sum(1))
                 power.append(np.square(y).sum(1))
             mean_power = float(np.concatenate(power).mean())
@@ -458,6 +455,11 @@ class _Tally:
             if keep.any():
                 m = Moments.of(z[keep], y[keep])
                 table[target] = table[target].merge(m) if target in table else m
+
+
+def _real(codes: np.ndarray, type: TensorType) -> np.ndarray:
+    (values,) = OPS["dequantize"].integer([codes], None, (type,), (TensorType(type.shape),), FIT_NUMERICS)
+    return values
 
 
 def _quantize_input(array: np.ndarray, type: TensorType) -> np.ndarray:

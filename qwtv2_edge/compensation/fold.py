@@ -20,8 +20,9 @@ from qwtv2_edge.ir.types import WEIGHT_AXIS, Quantization
 
 #: gains smaller than this in size are treated as 0: the channel becomes a constant
 ZERO_GAIN = 2.0**-20
-MAX_BIAS = 2**30
+#: limits that every runtime takes: XNNPACK 2**-32 <= effective scale < 2**8, bias below 2**30
 MIN_EFFECTIVE_SCALE, MAX_EFFECTIVE_SCALE = 2.0**-31, 2.0**8
+MAX_BIAS = 2**30
 MAX_ACCUMULATOR = 2**31 - 1
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from qwtv2_edge.compensation.fold import MAX_BIAS, MAX_EFFECTIVE_SCALE, MIN_EFFECTIVE_SCALE
 from qwtv2_edge.errors import CalibrationError, QuantizeError, locate
 from qwtv2_edge.fixedpoint import round_half_even
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Node
@@ -26,10 +27,6 @@ from qwtv2_edge.quantization.calibrate import Stats
 from qwtv2_edge.quantization.observers import activation_range, weight_scale
 from qwtv2_edge.quantization.recipe import Recipe
 
-#: limits that every runtime takes: XNNPACK 2**-32 <= effective scale < 2**8, bias below 2**30
-MIN_EFFECTIVE_SCALE = 2.0**-31
-MAX_EFFECTIVE_SCALE = 2.0**8
-MAX_BIAS = 2**30
 #: smallest activation scale: TFLite turns the 6 of a relu6 into a code, which must fit int32
 MIN_SCALE = 1e-8
 
@@ -90,8 +87,6 @@ class Plan:
     params: Mapping[str, Params]
     #: (node name, input index) -> parameters that input must be brought to first
     requantize: Mapping[tuple[str, int], Params]
-    #: node name -> parameters its own output has before a requantize brings it to the class
-    own_output: Mapping[str, Params]
 
 
 def solve(graph: Graph, stats: Stats, pins: Mapping[str, tuple[float, float]], recipe: Recipe) -> Plan:
@@ -143,20 +138,16 @@ def solve(graph: Graph, stats: Stats, pins: Mapping[str, tuple[float, float]], r
             params[t] = p
         separated.update(fixed)
 
-    requantize: dict[tuple[str, int], Params] = {}
-    own_output: dict[str, Params] = {}
-    for node in graph.nodes:
-        same = OPS[node.op].quant.kind == "same"
-        if same:
-            for i, t in enumerate(node.inputs):
-                if t in separated:
-                    requantize[node.name, i] = params[find(t)]
-            for t in node.outputs:
-                if t in separated:
-                    own_output[node.name] = params[find(t)]
-    for t in separated:
-        params[t] = prescribed[t]
-    return Plan(params, requantize, own_output)
+    # a separated tensor is never made by a "same" op, so its readers alone need another scale
+    requantize = {
+        (node.name, i): params[t]
+        for node in graph.nodes
+        if OPS[node.op].quant.kind == "same"
+        for i, t in enumerate(node.inputs)
+        if t in separated
+    }
+    params.update({t: prescribed[t] for t in separated})
+    return Plan(params, requantize)
 
 
 def _ranges(graph: Graph, stats: Stats, recipe: Recipe) -> dict[str, tuple[float, float]]:
@@ -273,30 +264,8 @@ def apply(graph: Graph, stats: Stats, recipe: Recipe) -> Graph:
                 for i, t in enumerate(inputs):
                     if t in graph.constants:
                         inputs[i] = _operand(b, t, graph, node, plan, codes_of)
-            own = plan.own_output.get(node.name)
-            if own is None:
-                out_types = tuple(int8(t, plan.params[t]) for t in node.outputs)
-                b.add(node.op, inputs, node.attrs, name=node.name, location=node.location, out_types=out_types, outputs=outputs)
-            else:
-                made = b.add(
-                    node.op,
-                    inputs,
-                    node.attrs,
-                    name=node.name,
-                    location=node.location,
-                    out_types=tuple(int8(t, own) for t in node.outputs),
-                    outputs=[f"{t}:own" for t in node.outputs],
-                )
-                for t, m, o in zip(node.outputs, made, outputs, strict=True):
-                    b.add(
-                        "requantize",
-                        (m,),
-                        NoAttrs(),
-                        name=f"{node.name}:output",
-                        location=node.location,
-                        out_types=(int8(t, plan.params[t]),),
-                        outputs=(o,),
-                    )
+            out_types = tuple(int8(t, plan.params[t]) for t in node.outputs)
+            b.add(node.op, inputs, node.attrs, name=node.name, location=node.location, out_types=out_types, outputs=outputs)
             names.update(zip(node.outputs, outputs, strict=True))
 
     for t in graph.outputs:
@@ -334,7 +303,7 @@ def _operand(b: GraphBuilder, t: str, graph: Graph, node: Node, plan: Plan, code
     """Add a constant operand of an element-wise or concatenating node."""
     value = graph.constants[t]
     if OPS[node.op].quant.kind == "same":
-        p = plan.own_output.get(node.name) or plan.params[node.outputs[0]]
+        p = plan.params[node.outputs[0]]
         codes = np.clip(round_half_even(value.astype(np.float64) / p.scale) + p.zero_point, -128, 127).astype(np.int8)
     else:
         codes, p = constant_params(value)

@@ -72,9 +72,7 @@ def _hard_sigmoid(b: GraphBuilder, node: Node, graph: Graph) -> bool:
         return False
     x, out = node.inputs[0], node.outputs[0]
     type = graph.tensors[out]
-    before = b.nodes[-1] if b.nodes and b.nodes[-1].outputs == (x,) else None
-    if before is None:
-        before = next((n for n in b.nodes if x in n.outputs), None)
+    before = next((n for n in b.nodes if x in n.outputs), None)
     if before is not None and before.op in WEIGHT_AXIS and before.attrs.activation == "none" and single_reader(graph, x) is not None:
         w, bias = (b.constants[t] for t in before.inputs[1:])
         scaled = b.constant(f"{node.name}.weight", (w / np.float32(6)).astype(np.float32))

@@ -330,3 +330,15 @@ def test_too_few_samples_to_hold_out_switch_compensation_off_and_say_so():
     result = quantize(net.done(net.conv(net.x)), net.data(2))
     assert result.report.network.chosen == "none"
     assert "nothing to hold out" in result.report.network.reason
+
+
+def test_a_node_whose_compensation_is_switched_off_says_so():
+    net = Net()
+    graph = net.done(net.conv(net.conv(net.x, name="a"), name="b"))
+    result = quantize(graph, net.data(), Recipe(weight_bits=4, overrides={"a": {"compensation": "none"}}))
+    choices = {c.node: c for c in result.report.compensation}
+    assert (choices["a"].kind, choices["a"].reason) == ("none", "switched off")
+    plain = quantize(graph, net.data(), Recipe(weight_bits=4, compensation="none"))
+    np.testing.assert_array_equal(
+        result.graph.constants[result.graph.node("a").inputs[2]], plain.graph.constants[plain.graph.node("a").inputs[2]]
+    )

@@ -166,48 +166,43 @@ def _window(a: Any, kernel: Shape, padding: Any) -> dict[str, int]:
     }
 
 
+def _window_node(
+    blob: Blob,
+    node: Node,
+    kind: str,
+    kernel: Shape,
+    groups: int,
+    channels: Shape,
+    constants: Shape,
+    bounds: tuple[float, float] | None = None,
+) -> None:
+    """A convolution of any kind. channels: inputs and outputs per group; constants: ids of weights and bias."""
+    blob.node(
+        kind,
+        bounds=bounds,
+        **_window(node.attrs, kernel, node.attrs.padding),
+        group_input_channels=channels[0],
+        group_output_channels=channels[1],
+        groups=groups,
+        input1_id=blob.value(node.inputs[0]),
+        filter_id=constants[0],
+        bias_id=constants[1],
+        output_id=blob.value(node.outputs[0]),
+    )
+
+
 def _conv2d(blob: Blob, node: Node) -> None:
     a = node.attrs
     o, kh, kw, i = blob.graph.tensors[node.inputs[1]].shape
-    filter_id, bias_id = _weights(blob, node, 0)
-    blob.node(
-        "XNNConv2d",
-        bounds=ACTIVATIONS[a.activation],
-        **_window(a, (kh, kw), a.padding),
-        group_input_channels=i,
-        group_output_channels=o // a.groups,
-        groups=a.groups,
-        input1_id=blob.value(node.inputs[0]),
-        filter_id=filter_id,
-        bias_id=bias_id,
-        output_id=blob.value(node.outputs[0]),
-    )
+    bounds = ACTIVATIONS[a.activation]
+    _window_node(blob, node, "XNNConv2d", (kh, kw), a.groups, (i, o // a.groups), _weights(blob, node, 0), bounds)
 
 
 def _depthwise(blob: Blob, node: Node) -> None:
-    a = node.attrs
-    kernel = blob.graph.tensors[node.inputs[1]].shape
-    filter_id, bias_id = _weights(blob, node, 3)
-    _depthwise_node(blob, node, kernel[1:3], kernel[3], filter_id, bias_id, ACTIVATIONS[a.activation])
-
-
-def _depthwise_node(
-    blob: Blob, node: Node, kernel: Shape, channels: int, filter_id: int, bias_id: int, bounds: tuple[float, float] | None = None
-) -> None:
-    a = node.attrs
+    _, kh, kw, channels = blob.graph.tensors[node.inputs[1]].shape
     groups = blob.graph.tensors[node.inputs[0]].shape[3]
-    blob.node(
-        "XNNDepthwiseConv2d",
-        bounds=bounds,
-        **_window(a, kernel, a.padding),
-        group_input_channels=1,
-        group_output_channels=channels // groups,
-        groups=groups,
-        input1_id=blob.value(node.inputs[0]),
-        filter_id=filter_id,
-        bias_id=bias_id,
-        output_id=blob.value(node.outputs[0]),
-    )
+    bounds = ACTIVATIONS[node.attrs.activation]
+    _window_node(blob, node, "XNNDepthwiseConv2d", (kh, kw), groups, (1, channels // groups), _weights(blob, node, 3), bounds)
 
 
 def _avg_pool(blob: Blob, node: Node) -> None:
@@ -219,7 +214,7 @@ def _avg_pool(blob: Blob, node: Node) -> None:
     filter_id = blob.channelwise(ones, QCINT8, scale, 3)
     bias_scale = np.maximum(np.float32(blob.graph.tensors[node.inputs[0]].scale) * scale, np.finfo(np.float32).tiny)
     bias_id = blob.channelwise(np.zeros(channels, np.int32), QCINT32, bias_scale, 0)
-    _depthwise_node(blob, node, a.kernel, channels, filter_id, bias_id)
+    _window_node(blob, node, "XNNDepthwiseConv2d", a.kernel, channels, (1, 1), (filter_id, bias_id))
 
 
 def _transpose_conv(blob: Blob, node: Node) -> None:
