@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
+from requirements import missing
 
 #: for output that can be compared
 COLOURLESS = {"NO_COLOR": "1", "COLUMNS": "140"}
@@ -99,6 +100,6 @@ def environment() -> dict[str, str]:
 
 def need_everything() -> None:
     """Skip (or fail, see tests/conftest.py) unless an export can run."""
-    pytest.importorskip("torch")
-    pytest.importorskip("ai_edge_litert")
-    pytest.importorskip("executorch")
+    for module in ("torch", "ai_edge_litert", "executorch"):
+        if importlib.util.find_spec(module) is None:
+            missing(module, f"{module} is not installed")

@@ -202,7 +202,7 @@ def test_a_dataset_can_be_handed_over(rng):
 
 def test_values_on_which_a_runtime_fails_are_told_not_run(require):
     """A flat softmax over 1000 entries: TFLite's fixed-point kernel aborts there, XNNPACK's fallback does not."""
-    require("ai-edge-litert", present=available("litert-xnnpack")[0])
+    require("ai_edge_litert", present=available("litert-xnnpack")[0])
     b = GraphBuilder("flat")
     type = TensorType((1, 1000), "int8", Quantization.per_tensor(0.001, 0))
     x = b.input("x", type)
