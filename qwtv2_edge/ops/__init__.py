@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from qwtv2_edge.ops import activation, conv, elementwise, layout, linear, pool
+from qwtv2_edge.ops import activation, conv, elementwise, index, layout, linear, matmul, norm, pool
 from qwtv2_edge.ops.spec import OpSpec
 
-OPS: dict[str, OpSpec] = {spec.name: spec for family in (conv, linear, elementwise, pool, activation, layout) for spec in family.SPECS}
+FAMILIES = (conv, linear, matmul, elementwise, pool, norm, activation, layout, index)
+OPS: dict[str, OpSpec] = {spec.name: spec for family in FAMILIES for spec in family.SPECS}
 
 __all__ = ["OPS", "OpSpec"]

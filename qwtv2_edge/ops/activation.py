@@ -26,6 +26,13 @@ class ClampAttrs:
     max: float
 
 
+@dataclass(frozen=True, slots=True)
+class GeluAttrs:
+    """approximate: the tanh form; else the exact one, with the error function."""
+
+    approximate: bool = False
+
+
 def _same_shape(types: Types, a) -> tuple[TensorType, ...]:
     return (TensorType(types[0].shape, types[0].dtype),)
 
@@ -56,9 +63,10 @@ SPECS = (
     _spec("logistic", lambda x, a: sigmoid(x), integers.logistic_integer, quant=QuantRule("fixed", 1.0 / 256, -128)),
     _spec("tanh", lambda x, a: np.tanh(x), integers.tanh_integer, quant=QuantRule("fixed", 1.0 / 128, 0)),
     _spec("hard_swish", lambda x, a: x * np.clip(x + 3, 0, 6) / 6, integers.hard_swish_integer),
-    # hard_sigmoid, silu and gelu exist in float graphs; quantization.legalize rewrites what a target lacks
+    # hard_sigmoid and silu exist in float graphs; quantization.legalize rewrites what a target lacks
     _spec("hard_sigmoid", lambda x, a: np.clip(x / 6 + np.float32(0.5), 0, 1), kernels.no_integer_form),
     _spec("silu", lambda x, a: x * sigmoid(x), kernels.no_integer_form),
+    _spec("gelu", lambda x, a: kernels.gelu(x, a.approximate), integers.gelu_integer, GeluAttrs),
     _spec("elu", lambda x, a: np.where(x > 0, x, a.alpha * np.expm1(np.minimum(x, 0))), integers.elu_integer, AlphaAttrs),
     _spec("leaky_relu", lambda x, a: np.where(x > 0, x, x * np.float32(a.alpha)), integers.leaky_relu_integer, AlphaAttrs),
     OpSpec(

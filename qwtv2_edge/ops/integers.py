@@ -108,6 +108,14 @@ def _elu(x: np.ndarray, attrs: Any) -> np.ndarray:
     return np.where(x < 0, F(attrs.alpha) * _f32(np.expm1)(np.minimum(x, 0)), x)
 
 
+def _gelu_tflite(x: np.ndarray, attrs: Any) -> np.ndarray:
+    """Source: LiteRT tflite/kernels/internal/reference/gelu.h :: GeluTransform"""
+    if not attrs.approximate:
+        return F(0.5) * x * _f32(kernels.erfc)(x * F(-0.7071067811865475))
+    inner = F(0.7978845608028654) * (x + F(0.044715) * x * x * x)
+    return F(0.5) * x * (F(1) + _f32(np.tanh)(inner))
+
+
 def _hard_swish_float(x: np.ndarray, attrs: Any) -> np.ndarray:
     return x / F(6) * np.clip(x + F(3), F(0), F(6))
 
@@ -247,6 +255,7 @@ UNARY_RULES: dict[str, dict[str, Unary]] = {
     "logistic": {**_float_rules(_logistic_tflite, _logistic_xnn), "FIXED_TFLM": _fixed_tflm(fp.logistic_fixed, 23)},
     "tanh": {**_float_rules(_tanh, _tanh), "FIXED_TFLM": _fixed_tflm(fp.tanh_fixed, 24)},
     "elu": _float_rules(_elu, _elu),
+    "gelu": _float_rules(_gelu_tflite, _gelu_tflite),
     "hard_swish": {"TFLITE": _hard_swish_tflite, **_float_rules(_hard_swish_float, _hard_swish_float)},
     "leaky_relu": {"REF": _leaky_ref, "REF_F64": _leaky(np.float64), "XNN8": _leaky_xnn8, "XNN8_OR_REF": _leaky_xnn8_or_ref},
     "requantize": {
@@ -259,7 +268,7 @@ UNARY_RULES: dict[str, dict[str, Unary]] = {
 
 relu_integer, relu6_integer, clamp_integer = (unary(op, UNARY_RULES[op]) for op in ("relu", "relu6", "clamp"))
 logistic_integer, tanh_integer, elu_integer = (unary(op, UNARY_RULES[op]) for op in ("logistic", "tanh", "elu"))
-hard_swish_integer, leaky_relu_integer = (unary(op, UNARY_RULES[op]) for op in ("hard_swish", "leaky_relu"))
+hard_swish_integer, leaky_relu_integer, gelu_integer = (unary(op, UNARY_RULES[op]) for op in ("hard_swish", "leaky_relu", "gelu"))
 requantize_integer = unary("requantize", UNARY_RULES["requantize"])
 
 # ---------------------------------------------------------------- binary element-wise

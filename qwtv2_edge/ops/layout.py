@@ -128,6 +128,13 @@ def _stretch_reshape(a: ReshapeAttrs, factor: int) -> ReshapeAttrs:
     return ReshapeAttrs((a.shape[0] * factor, *a.shape[1:]))
 
 
+def _concat_run(arrays, a: ConcatAttrs):
+    if a.axis:  # constant parts hold one sample, and go with every sample of a larger pass
+        samples = max(len(part) for part in arrays)
+        arrays = [np.broadcast_to(part, (samples, *part.shape[1:])) for part in arrays]
+    return np.concatenate(arrays, axis=a.axis)
+
+
 def _slice_run(arrays, a: SliceAttrs):
     return np.ascontiguousarray(arrays[0][tuple(slice(b, e, s) for b, e, s in zip(a.begin, a.end, a.stride, strict=True))])
 
@@ -156,7 +163,7 @@ SPECS = (
         "concat",
         ConcatAttrs,
         _concat_infer,
-        lambda arrays, a: np.concatenate(arrays, axis=a.axis),
+        _concat_run,
         batch=lambda a, types: a.axis != 0,
     ),
     _moves(

@@ -38,6 +38,9 @@ class QuantRule:
         "free"      output observed
         "same"      every data input and every output share one scale and zero point
         "fixed"     output scale and zero point prescribed below
+        "lookup"    rows of a constant table; the table and the output share one scale and zero point
+        "index"     any input, int32 positions come out
+        "mask"      first input and output share one scale and zero point; the second holds 0 or 1
         "boundary"  changes between float and integer (quantize, dequantize)
     """
 

@@ -34,20 +34,18 @@ def batchable(graph: Graph) -> bool:
         fixed = [type for t, type in zip(node.inputs, types, strict=True) if t not in live]
         if not data or not OPS[node.op].batch(node.attrs, types):
             return False
-        if OPS[node.op].data_inputs is None and len(types) > 1 and not _operands_stretch(node.op, data, fixed):
+        if OPS[node.op].data_inputs is None and len(types) > 1 and not _operands_stretch(data, fixed):
             return False
         live.update(node.outputs)
     return True
 
 
-def _operands_stretch(op: str, data: Sequence[TensorType], fixed: Sequence[TensorType]) -> bool:
+def _operands_stretch(data: Sequence[TensorType], fixed: Sequence[TensorType]) -> bool:
     """Several operands that broadcast or join: samples line up where every activation (``data``) has the full rank
     and one extent along axis 0, and no constant (``fixed``) has an extent of its own there."""
     rank = max(len(type.shape) for type in (*data, *fixed))
     if any(len(type.shape) != rank or type.shape[0] != data[0].shape[0] for type in data):
         return False
-    if op == "concat":
-        return not fixed  # a constant part would have to be repeated per sample
     return all(len(type.shape) < rank or type.shape[0] == 1 for type in fixed)
 
 

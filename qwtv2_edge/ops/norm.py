@@ -1,0 +1,69 @@
+"""Normalisations over the last axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from qwtv2_edge.ir.types import TensorType
+from qwtv2_edge.ops import sequence
+from qwtv2_edge.ops.spec import OpSpec, QuantRule, Types, need
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNormAttrs:
+    """y = (x - mean) / sqrt(var + eps) * gamma + beta. centre False (RMSNorm): neither mean nor centred variance."""
+
+    eps: float = 1e-5
+    centre: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class L2NormalizeAttrs:
+    """y = x / max(|x|, eps) with |x| the Euclidean length."""
+
+    eps: float = 1e-12
+
+
+def _layer_norm_infer(types: Types, a: LayerNormAttrs) -> tuple[TensorType, ...]:
+    x, gamma, beta = types
+    need(len(x.shape) >= 2, f"layer_norm takes rank 2 or more, got {x.shape}")
+    need(gamma.shape == beta.shape == x.shape[-1:], f"gamma {gamma.shape} and beta {beta.shape} do not match the last axis of {x.shape}")
+    return (TensorType(x.shape, x.dtype),)
+
+
+def _layer_norm_reference(arrays, a: LayerNormAttrs):
+    x, gamma, beta = arrays
+    if a.centre:
+        x = x - x.mean(-1, keepdims=True)
+    scale = 1 / np.sqrt(np.square(x).mean(-1, keepdims=True) + np.float32(a.eps))
+    return (x * scale * gamma + beta,)
+
+
+def _l2_reference(arrays, a: L2NormalizeAttrs):
+    (x,) = arrays
+    return (x / np.maximum(np.sqrt(np.square(x).sum(-1, keepdims=True)), np.float32(a.eps)),)
+
+
+SPECS = (
+    OpSpec(
+        "layer_norm",
+        LayerNormAttrs,
+        _layer_norm_infer,
+        _layer_norm_reference,
+        sequence.layer_norm_integer,
+        QuantRule("free"),
+        data_inputs=1,
+        batch=lambda a, types: len(types[0].shape) > 1,
+    ),
+    OpSpec(
+        "l2_normalize",
+        L2NormalizeAttrs,
+        lambda types, a: (TensorType(types[0].shape, types[0].dtype),),
+        _l2_reference,
+        sequence.l2_normalize_integer,
+        QuantRule("fixed", 1.0 / 128, 0),
+        batch=lambda a, types: len(types[0].shape) > 1,
+    ),
+)
