@@ -41,7 +41,7 @@ I = np.int64  # noqa: E741
 
 _SMALLEST_NORMAL = 2.0**-126
 
-SCHEMES = ("REF", "UP2", "UP2_8", "ONE", "F64", "F32E")
+SCHEMES = ("REF", "UP2", "UP2_8", "ONE", "F64", "F32E", "R64")
 
 # ---------------------------------------------------------------- rounding
 
@@ -76,8 +76,19 @@ def floor_divide_half_up(numerator: ArrayLike, denominator: ArrayLike) -> np.nda
 
 
 def to_codes(values: np.ndarray, zero_point: int, low: int = -128, high: int = 127) -> np.ndarray:
-    """int8 codes: integers (of any dtype) plus the zero point, clamped to [low, high]."""
-    return np.clip(values + zero_point, low, high).astype(np.int8)
+    """Codes: integers (of any dtype) plus the zero point, clamped to [low, high]; int8 where that holds the bounds, else int16."""
+    return np.clip(values + zero_point, low, high).astype(code_dtype(low, high))
+
+
+def code_dtype(low: int, high: int) -> type[np.int8] | type[np.int16]:
+    """The narrower of int8 and int16 that holds [low, high]."""
+    return np.int8 if low >= -128 and high <= 127 else np.int16
+
+
+def ceil_log2(x: float) -> int:
+    """The least whole n with x <= 2**n, x > 0."""
+    fraction, exponent = frexp(x)
+    return exponent - 1 if fraction == 0.5 else exponent
 
 
 # ---------------------------------------------------------------- fixed-point primitives
@@ -256,6 +267,8 @@ def requantize(acc: ArrayLike, scale: ArrayLike, scheme: str) -> np.ndarray:
     Returns: int64, shape of acc, not clamped.
     Raises: QuantizeError: an accumulator, or a shifted one, leaves int32.
     """
+    if scheme == "R64":
+        return _requantize_64(np.asarray(acc, I), np.asarray(scale, np.float64))
     acc = check_int32(np.asarray(acc, I))
     if scheme == "F32E":
         return round_half_even(acc.astype(F) * np.asarray(scale, F)).astype(I)
@@ -269,6 +282,15 @@ def requantize(acc: ArrayLike, scale: ArrayLike, scheme: str) -> np.ndarray:
         total = 31 - shift
         return (acc * multiplier + (I(1) << (total - 1))) >> total
     raise AssertionError(f"unknown scheme {scheme!r}")
+
+
+def _requantize_64(acc: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """64-bit accumulators (48 bits used) times a multiplier of 15 bits, one rounding, ties towards +inf.
+
+    Source: LiteRT tflite/kernels/internal/common.cc :: MultiplyByQuantizedMultiplier(int64_t)
+    """
+    multiplier, shift = quantize_multiplier(scale)
+    return rshr(acc * _multiplier16(multiplier), 15 - shift)
 
 
 # ---------------------------------------------------------------- fused requantization of float-held accumulators
@@ -455,16 +477,21 @@ def activation_code(value: float, scale: float, zero_point: int, rule: str) -> i
     return zero_point + int(round_half_away(np.clip(ratio, F(-(2**30)), F(2**30))))
 
 
-def activation_bounds(low: float, high: float, scale: float, zero_point: int, rule: str) -> tuple[int, int]:
-    """Inclusive int8 code bounds of a clamp to [low, high]; infinite reals mean no bound.
+def activation_bounds(
+    low: float, high: float, scale: float, zero_point: int, rule: str, codes: tuple[int, int] = (-128, 127)
+) -> tuple[int, int]:
+    """Inclusive code bounds of a clamp to [low, high]; infinite reals mean no bound.
 
+    Args:
+        codes: the bounds of the dtype; "XNN" knows int8 alone.
     Raises: QuantizeError: the bounds leave no code.
     """
-    q_low = -128 if low == -np.inf else max(-128, activation_code(low, scale, zero_point, rule))
-    q_high = 127 if high == np.inf else min(127, activation_code(high, scale, zero_point, rule))
+    least, most = codes
+    q_low = least if low == -np.inf else max(least, activation_code(low, scale, zero_point, rule))
+    q_high = most if high == np.inf else min(most, activation_code(high, scale, zero_point, rule))
     if q_low > q_high:
         raise QuantizeError(
-            f"clamp to [{low}, {high}] leaves no int8 code at scale {scale}, zero point {zero_point}",
+            f"clamp to [{low}, {high}] leaves no code at scale {scale}, zero point {zero_point}",
             fix="choose an output range that meets the clamp",
         )
     return q_low, q_high
@@ -473,13 +500,14 @@ def activation_bounds(low: float, high: float, scale: float, zero_point: int, ru
 # ---------------------------------------------------------------- float <-> code
 
 
-def quantize_codes(x: np.ndarray, scale: float, zero_point: int, rule: str) -> np.ndarray:
-    """float32 values to int8 codes.
+def quantize_codes(x: np.ndarray, scale: float, zero_point: int, rule: str, codes: tuple[int, int] = (-128, 127)) -> np.ndarray:
+    """float32 values to codes.
 
     Args:
         x: float32, any shape, finite.
         rule: "HAZ" clamp(HAZ(f32(x / s)) + z); "RNE" clamp(RNE(f32(x * f32(1 / s))) + z);
             "HAZ64" clamp(HAZ(f64(x) / f64(s)) + z).
+        codes: the bounds of the dtype, int8's or int16's.
     Raises: QuantizeError: x is not finite, or (HAZ, HAZ64) x / s leaves int32.
     Source: LiteRT tflite/kernels/internal/reference/quantize.h, optimized/optimized_ops.h :: AffineQuantize;
         XNNPACK src/f32-qs8-vcvt
@@ -492,7 +520,7 @@ def quantize_codes(x: np.ndarray, scale: float, zero_point: int, rule: str) -> n
     if rule == "RNE":
         with np.errstate(over="ignore"):
             v = x * (F(1) / F(scale))
-        v = np.clip(v, F(-1024), F(1024), out=v)  # far outside int8, so the clamp below decides the same
+        v = np.clip(v, F(8 * codes[0]), F(8 * codes[1]), out=v)  # far outside the codes, so the clamp below decides the same
         np.rint(v, out=v)
     elif rule in ("HAZ", "HAZ64"):
         if largest / scale >= 2**31 - 256:
@@ -501,8 +529,8 @@ def quantize_codes(x: np.ndarray, scale: float, zero_point: int, rule: str) -> n
         v = round_half_away(v)
     else:
         raise AssertionError(f"unknown rule {rule!r}")
-    np.clip(v, -128 - zero_point, 127 - zero_point, out=v)
-    return (v + v.dtype.type(zero_point)).astype(np.int8)
+    np.clip(v, codes[0] - zero_point, codes[1] - zero_point, out=v)
+    return (v + v.dtype.type(zero_point)).astype(code_dtype(*codes))
 
 
 # ---------------------------------------------------------------- gemmlowp functions, vectorised
@@ -770,6 +798,31 @@ def q8_multiply(x: ArrayLike, multiplier: np.ndarray | int) -> np.ndarray:
     return rshr(np.asarray(x, I) * multiplier, 8)
 
 
+@dataclass(frozen=True, slots=True)
+class WideAdd:
+    """Parameters of an addition with a 16-bit result: integer factors per operand, and the effective scale of their sum."""
+
+    first: int
+    second: int
+    scale: np.float64
+
+
+#: largest factor: 16-bit codes times it, twice, stay below 2**30
+WIDE_FACTOR = 8192
+
+
+def wide_add_params(scale1: float, scale2: float, output_scale: float) -> WideAdd:
+    """Factors in proportion to the operands' scales, the larger one WIDE_FACTOR."""
+    unit = F(max(scale1, scale2)) / F(WIDE_FACTOR)
+    first, second = (int(np.rint(np.float64(F(s)) / np.float64(unit))) for s in (scale1, scale2))
+    return WideAdd(first, second, np.float64(unit) / np.float64(F(output_scale)))
+
+
+def wide_add(x: ArrayLike, y: ArrayLike, params: WideAdd, sign: int) -> np.ndarray:
+    """The sum before requantization by ``params.scale``. x, y: codes less their zero points, at most 16 bits; int64."""
+    return params.first * np.asarray(x, I) + sign * params.second * np.asarray(y, I)
+
+
 # ---------------------------------------------------------------- reductions
 
 
@@ -886,6 +939,33 @@ def bilinear_combine_q11(top: tuple, bottom: tuple, wy: np.ndarray, wx: np.ndarr
     return rshr((t << 11) + (b - t) * wy, 22)
 
 
+# ---------------------------------------------------------------- inverse square root
+
+
+def inverse_square_root(x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """(Q31 multiplier, right shift) of 1 / sqrt(x): int64 arrays, x an integer array in [0, 2**31).
+
+    Source: LiteRT tflite/kernels/internal/quantization_util.h :: GetInvSqrtQuantizedMultiplierExp
+    """
+    v = np.asarray(x, I)
+    small = v <= 1
+    v = np.where(small, 4, v)
+    shift = np.full(v.shape, 11, I)
+    while (high := v >= 1 << 29).any():
+        v, shift = np.where(high, v // 4, v), shift + high
+    pairs = (31 - bit_length(v)) // 2 - 1  # left shifts by two bits that leave two bits of headroom
+    shift, v = shift - pairs, v << (2 * pairs)
+    half = _rescale(v >> 1, -1)
+    r = np.full(v.shape, 1 << 28, I)
+    for _ in range(5):
+        cube = _rescale(srdhm(srdhm(r, r), r), 6)
+        r = _rescale(srdhm((1 << 28) + (1 << 27), r) - srdhm(half, cube), 3)
+    r = srdhm(r, 1518500250)  # sqrt(2) / 2
+    left = np.maximum(-shift, 0)
+    r, shift = r << left, np.maximum(shift, 0)
+    return np.where(small, INT32_MAX, r), np.where(small, 0, shift)
+
+
 # ---------------------------------------------------------------- hard_swish
 
 
@@ -913,7 +993,7 @@ def hard_swish_ref(codes: np.ndarray, input_scale: float, input_zero_point: int,
     return rdbpot(truncate_shift(r * pre, 15), -e_out)
 
 
-def _multiplier16(multiplier: int) -> int:
-    if multiplier >= INT32_MAX - (1 << 15):
-        return 32767
-    return (multiplier + (1 << 15)) >> 16
+def _multiplier16(multiplier: ArrayLike) -> np.ndarray:
+    """A Q31 multiplier rounded to Q15."""
+    m = np.asarray(multiplier, I)
+    return np.where(m >= INT32_MAX - (1 << 15), 32767, (m + (1 << 15)) >> 16)

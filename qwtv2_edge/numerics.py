@@ -9,11 +9,21 @@ Backends hold the tables (``backends/*/.../numerics.py``), one source per row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qwtv2_edge.ir.graph import Graph, Node
+
+
+#: graph metadata: the recipe's float_ops where it is not "auto"
+FLOAT_OPS = "float_ops"
+
+#: the float32 arithmetic of ``ops.sequence``, for the ops that have it
+FLOAT_RULES: Mapping[str, str] = {
+    **dict.fromkeys(("layer_norm", "softmax", "l2_normalize"), "F32"),
+    **dict.fromkeys(("add:int16", "sub:int16", "requantize:int16"), "F32"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,7 @@ class Numerics:
         rules: IR op -> named rule.
         bounds: IR op -> largest known difference in output LSB, for the ops where exactness can't hold.
         refuses: IR op -> why this runtime can't execute it (no kernel, or one that computes something else).
+        modes: value of the graph's "float_ops" metadata -> rules that hold instead on such a graph.
         promise: "exact", or "bound" when even exact ops are only measured.
         runner: key of the runner that executes it on this machine, see ``runners/host.py``.
     """
@@ -39,12 +50,18 @@ class Numerics:
     rules: Mapping[str, str]
     bounds: Mapping[str, int] = field(default_factory=dict)
     refuses: Mapping[str, str] = field(default_factory=dict)
+    modes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     promise: str = "exact"
     runner: str = ""
 
     def rule(self, op: str) -> str:
         """The named rule for ``op``; "" for ops that have a single meaning everywhere (data movement)."""
         return self.rules.get(op, "")
+
+    def for_graph(self, graph: Graph) -> Numerics:
+        """This table with the rules that hold on ``graph``, by what its recipe said of float ops."""
+        changes = self.modes.get(graph.metadata.get(FLOAT_OPS, ""))
+        return replace(self, rules={**self.rules, **changes}, modes={}) if changes else self
 
     def refusals(self, graph: Graph) -> tuple[tuple[Node, str], ...]:
         """The nodes of ``graph`` that this runtime can't execute, each with the reason."""
@@ -53,11 +70,19 @@ class Numerics:
 
 
 def rule_key(graph: Graph, node: Node) -> str:
-    """The key of a node in ``rules`` and ``refuses``: its op, marked where its weights are packed 4-bit codes."""
-    packed = len(node.inputs) > 1 and graph.tensors[node.inputs[1]].dtype == "int4"
-    return packed_key(node.op) if packed else node.op
+    """The key of a node in ``rules`` and ``refuses``: its op, marked where its weights are packed 4-bit codes or
+    where 16-bit activations take part."""
+    if len(node.inputs) > 1 and graph.tensors[node.inputs[1]].dtype == "int4":
+        return packed_key(node.op)
+    activations = [t for t in (*node.inputs, *node.outputs) if t not in graph.constants]
+    return wide_key(node.op) if any(graph.tensors[t].dtype == "int16" for t in activations) else node.op
 
 
 def packed_key(op: str) -> str:
     """Key of ``op`` with packed 4-bit weights; runtimes often have another kernel for them."""
     return f"{op}:int4"
+
+
+def wide_key(op: str) -> str:
+    """Key of ``op`` on 16-bit activations, which have kernels of their own."""
+    return f"{op}:int16"

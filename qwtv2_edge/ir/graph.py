@@ -62,7 +62,7 @@ class Graph:
         nodes: topological order.
         tensors: the type of every tensor, constants included.
         constants: read-only arrays for a subset of ``tensors``.
-        metadata: small strings that travel with the graph (never needed to compute).
+        metadata: small strings that travel with the graph.
     """
 
     name: str

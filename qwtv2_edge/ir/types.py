@@ -76,6 +76,11 @@ class TensorType:
         return prod(self.shape)
 
     @property
+    def code_bounds(self) -> tuple[int, int]:
+        """Inclusive bounds of the codes."""
+        return CODE_BOUNDS[self.dtype]
+
+    @property
     def scale(self) -> float:
         """The per-tensor scale (float32-exact)."""
         assert self.quantization is not None

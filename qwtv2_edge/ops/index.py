@@ -37,7 +37,7 @@ def _embedding_infer(types: Types, a: NoAttrs) -> tuple[TensorType, ...]:
 def embedding(arrays, a: NoAttrs):
     """table[indices], float or codes. Raises UsageError on an index outside the table."""
     indices, table = arrays
-    if indices.size and not (0 <= indices.min() and indices.max() < len(table)):
+    if indices.size and not (indices.min() >= 0 and indices.max() < len(table)):
         raise UsageError(
             f"index {int(indices.min() if indices.min() < 0 else indices.max())} is outside a table of {len(table)} entries",
             fix="give indices from 0 to the size of the vocabulary less one",

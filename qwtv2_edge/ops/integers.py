@@ -15,9 +15,9 @@ import numpy as np
 
 from qwtv2_edge import fixedpoint as fp
 from qwtv2_edge.errors import GraphError
-from qwtv2_edge.ir.types import WEIGHT_AXIS, TensorType
-from qwtv2_edge.numerics import Numerics
-from qwtv2_edge.ops import kernels, weighted
+from qwtv2_edge.ir.types import TensorType
+from qwtv2_edge.numerics import Numerics, wide_key
+from qwtv2_edge.ops import kernels
 from qwtv2_edge.ops.spec import ACTIVATIONS, Arrays, Types
 
 F = np.float32
@@ -27,6 +27,11 @@ I = np.int64  # noqa: E741
 PAIR_TABLE_SIZE = 8192
 
 Result = tuple[np.ndarray, ...]
+
+
+def typed_key(op: str, *types: TensorType) -> str:
+    """The key of ``op`` in a table of rules: marked where 16-bit activations take part."""
+    return wide_key(op) if any(t.dtype == "int16" for t in types) else op
 
 
 def rule_of(op: str, table: dict[str, Any], numerics: Numerics) -> Any:
@@ -108,10 +113,14 @@ def _elu(x: np.ndarray, attrs: Any) -> np.ndarray:
     return np.where(x < 0, F(attrs.alpha) * _f32(np.expm1)(np.minimum(x, 0)), x)
 
 
+def _gelu_erf(x: np.ndarray, attrs: Any) -> np.ndarray:
+    return F(0.5) * x * _f32(kernels.erfc)(x * F(-0.7071067811865475))
+
+
 def _gelu_tflite(x: np.ndarray, attrs: Any) -> np.ndarray:
     """Source: LiteRT tflite/kernels/internal/reference/gelu.h :: GeluTransform"""
     if not attrs.approximate:
-        return F(0.5) * x * _f32(kernels.erfc)(x * F(-0.7071067811865475))
+        return _gelu_erf(x, attrs)
     inner = F(0.7978845608028654) * (x + F(0.044715) * x * x * x)
     return F(0.5) * x * (F(1) + _f32(np.tanh)(inner))
 
@@ -255,7 +264,8 @@ UNARY_RULES: dict[str, dict[str, Unary]] = {
     "logistic": {**_float_rules(_logistic_tflite, _logistic_xnn), "FIXED_TFLM": _fixed_tflm(fp.logistic_fixed, 23)},
     "tanh": {**_float_rules(_tanh, _tanh), "FIXED_TFLM": _fixed_tflm(fp.tanh_fixed, 24)},
     "elu": _float_rules(_elu, _elu),
-    "gelu": _float_rules(_gelu_tflite, _gelu_tflite),
+    # XNNPACK, as ExecuTorch offers it, has the exact form alone; at 8 bits the tanh form differs in one code of a hundred
+    "gelu": {**_float_rules(_gelu_tflite, _gelu_tflite), "LUT_XNN_ERF": lut_xnn(_gelu_erf)},
     "hard_swish": {"TFLITE": _hard_swish_tflite, **_float_rules(_hard_swish_float, _hard_swish_float)},
     "leaky_relu": {"REF": _leaky_ref, "REF_F64": _leaky(np.float64), "XNN8": _leaky_xnn8, "XNN8_OR_REF": _leaky_xnn8_or_ref},
     "requantize": {
@@ -269,9 +279,36 @@ UNARY_RULES: dict[str, dict[str, Unary]] = {
 relu_integer, relu6_integer, clamp_integer = (unary(op, UNARY_RULES[op]) for op in ("relu", "relu6", "clamp"))
 logistic_integer, tanh_integer, elu_integer = (unary(op, UNARY_RULES[op]) for op in ("logistic", "tanh", "elu"))
 hard_swish_integer, leaky_relu_integer, gelu_integer = (unary(op, UNARY_RULES[op]) for op in ("hard_swish", "leaky_relu", "gelu"))
-requantize_integer = unary("requantize", UNARY_RULES["requantize"])
+
+#: between 8 and 16 bits, and from 16 to 16
+WIDE_REQUANTIZE: dict[str, Callable[[np.ndarray, TensorType, TensorType], np.ndarray]] = {
+    "REF": lambda x, i, o: fp.requantize(x.astype(I) - i.zero_point, np.float64(F(i.scale)) / np.float64(F(o.scale)), "REF"),
+    "ONE": lambda x, i, o: fp.requantize(x.astype(I) - i.zero_point, np.float64(F(i.scale)) / np.float64(F(o.scale)), "ONE"),
+    "F32": lambda x, i, o: _requantize32(x, i, o),
+}
+
+
+def _requantize32(x: np.ndarray, i: TensorType, o: TensorType) -> np.ndarray:
+    if o.dtype == "int16":
+        return fp.round_half_even(_within16(real32(x, i, o)))
+    # to 8 bits through reals, as XNNPACK's own converts
+    return fp.quantize_codes(x.astype(F) * F(i.scale), o.scale, 0, "RNE", (-1024, 1023))
+
+
+def requantize_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    """Codes to another scale, zero point or width."""
+    out = out_types[0]
+    if "int16" in (in_types[0].dtype, out.dtype):
+        rule = rule_of(wide_key("requantize"), WIDE_REQUANTIZE, numerics)
+        return (fp.to_codes(rule(arrays[0], in_types[0], out), out.zero_point, *out.code_bounds),)
+    return _requantize8(arrays, attrs, in_types, out_types, numerics)
+
+
+_requantize8 = unary("requantize", UNARY_RULES["requantize"])
 
 # ---------------------------------------------------------------- binary element-wise
+
+Wide = Callable[[np.ndarray, np.ndarray, TensorType, TensorType, TensorType], np.ndarray]
 
 #: (x, y less their zero points, in types, out type) -> (int64 before the zero point, rule of the activation bounds)
 Pair = Callable[[np.ndarray, np.ndarray, TensorType, TensorType, TensorType], tuple[np.ndarray, str]]
@@ -300,7 +337,8 @@ def _q20(sign: int, fallback: Pair | None) -> Pair:
     return rule
 
 
-def _mul_scale32(first, second, out) -> np.float32:
+def product_scale32(first: TensorType, second: TensorType, out: TensorType) -> np.float32:
+    """Effective scale of a product, in float32 throughout."""
     return F(first.scale) * F(second.scale) / F(out.scale)
 
 
@@ -308,13 +346,14 @@ def _mul_integer(scheme: str, scale) -> Pair:
     return lambda x, y, first, second, out: (fp.requantize(x * y, np.float64(scale(first, second, out)), scheme), "TFLITE")
 
 
-def _mul_scale64(first, second, out) -> np.float64:
+def product_scale64(first: TensorType, second: TensorType, out: TensorType) -> np.float64:
+    """Effective scale of a product, in float64."""
     return np.float64(F(first.scale)) * np.float64(F(second.scale)) / np.float64(F(out.scale))
 
 
 def _mul_windowed(inside, fallback: Pair | None) -> Pair:
     def rule(x, y, first, second, out):
-        scale = _mul_scale32(first, second, out)
+        scale = product_scale32(first, second, out)
         if 2.0**-16 <= float(scale) < 2.0**8:
             return inside(x * y, scale), "XNN"
         if fallback is None:
@@ -328,7 +367,7 @@ def _f32e(product, scale):
     return fp.requantize(product, scale, "F32E")
 
 
-_MUL_REF = _mul_integer("REF", _mul_scale32)
+_MUL_REF = _mul_integer("REF", product_scale32)
 
 PAIR_RULES: dict[str, dict[str, Pair]] = {
     "add": {"LSHIFT20": _left_shift(1), "Q20": _q20(1, None), "Q20_OR_LSHIFT20": _q20(1, _left_shift(1))},
@@ -339,8 +378,8 @@ PAIR_RULES: dict[str, dict[str, Pair]] = {
     },
     "mul": {
         "REF_F32": _MUL_REF,
-        "REF_F64": _mul_integer("REF", _mul_scale64),
-        "ONE_F32": _mul_integer("ONE", _mul_scale32),
+        "REF_F64": _mul_integer("REF", product_scale64),
+        "ONE_F32": _mul_integer("ONE", product_scale32),
         "F32E": _mul_windowed(_f32e, None),
         "F32E_OR_REF_F32": _mul_windowed(_f32e, _MUL_REF),
         "RNDNU": _mul_windowed(fp.rndnu, None),
@@ -349,10 +388,61 @@ PAIR_RULES: dict[str, dict[str, Pair]] = {
 }
 
 
+def _wide_sum(sign: int, scheme: str) -> Wide:
+    def rule(a, b, first, second, out):
+        params = fp.wide_add_params(first.scale, second.scale, out.scale)
+        total = fp.wide_add(a.astype(I) - first.zero_point, b.astype(I) - second.zero_point, params, sign)
+        return fp.requantize(total, params.scale, scheme)
+
+    return rule
+
+
+def _wide_product(scheme: str, scale) -> Wide:
+    return lambda a, b, first, second, out: fp.requantize(a.astype(I) * b, np.float64(scale(first, second, out)), scheme)
+
+
+def real32(codes: np.ndarray, type: TensorType, out: TensorType) -> np.ndarray:
+    """float32 values in units of ``out``'s codes, as XNNPACK programs of this package hold 16-bit activations:
+    8-bit codes are converted to reals first, 16-bit codes are multiplied once."""
+    inverse = F(1) / F(out.scale)
+    if type.dtype == "int16":
+        return codes.astype(F) * F(F(type.scale) * inverse)
+    return (codes.astype(F) - F(type.zero_point)) * F(type.scale) * inverse
+
+
+def _wide_sum32(sign: int) -> Wide:
+    def rule(a, b, first, second, out):
+        return fp.round_half_even(_within16(real32(a, first, out) + F(sign) * real32(b, second, out)))
+
+    return rule
+
+
+def _within16(x: np.ndarray) -> np.ndarray:
+    """Clamped before rounding, since the rounding is right for small values only."""
+    return np.clip(x, F(-32768), F(32767))
+
+
+#: op -> rule -> (codes, codes, types) -> integers before the clamp, for 16-bit results; sums take 8-bit operands too
+WIDE_RULES: dict[str, dict[str, Wide]] = {
+    "add": {"SUM_REF": _wide_sum(1, "REF"), "SUM_ONE": _wide_sum(1, "ONE"), "F32": _wide_sum32(1)},
+    "sub": {"SUM_REF": _wide_sum(-1, "REF"), "SUM_ONE": _wide_sum(-1, "ONE"), "F32": _wide_sum32(-1)},
+    "mul": {
+        "REF_F32": _wide_product("REF", product_scale32),
+        "REF_F64": _wide_product("REF", product_scale64),
+        "ONE_F32": _wide_product("ONE", product_scale32),
+    },
+}
+
+
 def binary(op: str):
     """The exact integer meaning of a binary element-wise op."""
 
     def run(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+        if out_types[0].dtype == "int16":
+            out = out_types[0]
+            wide = rule_of(wide_key(op), WIDE_RULES[op], numerics)
+            bounds = fp.activation_bounds(*ACTIVATIONS[attrs.activation], out.scale, 0, "TFLITE", out.code_bounds)
+            return (fp.to_codes(wide(*arrays, *in_types, out), 0, *bounds),)
         rule = rule_of(op, PAIR_RULES[op], numerics)
         a, b = arrays
         key: tuple[Any, ...] = (rule, attrs.activation, numerics.rule("activation"), *in_types, *out_types)
@@ -396,7 +486,7 @@ def prelu_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types,
     return (fp.to_codes(y, out.zero_point),)
 
 
-# ---------------------------------------------------------------- pooling, reductions, softmax
+# ---------------------------------------------------------------- pooling, reductions
 
 
 def max_pool_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
@@ -437,7 +527,8 @@ def avg_pool_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Typ
 
 
 def _mean_ref(total, count, in_type, out_type, special):
-    return fp.to_codes(fp.mean_ref(total, count, in_type.scale, in_type.zero_point, out_type.scale), out_type.zero_point)
+    value = fp.mean_ref(total, count, in_type.scale, in_type.zero_point, out_type.scale)
+    return fp.to_codes(value, out_type.zero_point, *out_type.code_bounds)
 
 
 def _mean_xnn(total, count, in_type, out_type, special):
@@ -464,7 +555,7 @@ def _reduce_one(divides: bool):
     def rule(total, count, in_type, out_type, special):
         scale = fp.reduction_scale(in_type.scale, out_type.scale, count if divides else 1)
         value = fp.requantize(total - count * in_type.zero_point, scale, "ONE")
-        return fp.to_codes(value, out_type.zero_point)
+        return fp.to_codes(value, out_type.zero_point, *out_type.code_bounds)
 
     return rule
 
@@ -480,7 +571,7 @@ def reduction(op: str):
 
     def run(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
         x = arrays[0]
-        rule = rule_of(op, REDUCE_RULES[op], numerics)
+        rule = rule_of(typed_key(op, *in_types), REDUCE_RULES[op], numerics)
         count = int(np.prod([x.shape[i] for i in attrs.axes], dtype=I))
         total = x.sum(axis=tuple(attrs.axes), dtype=I, keepdims=attrs.keep_dims)
         special = x.ndim == 4 and attrs.keep_dims and tuple(attrs.axes) == (1, 2)
@@ -494,20 +585,6 @@ mean_integer, sum_integer = reduction("mean"), reduction("sum")
 
 def reduce_max_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
     return (arrays[0].max(axis=tuple(attrs.axes), keepdims=attrs.keep_dims),)
-
-
-SOFTMAX_RULES = {
-    "FIXED": lambda x, scale, beta, out: fp.softmax_fixed(x, scale, beta),
-    "FLOAT_LUT": lambda x, scale, beta, out: fp.softmax_float_lut(x, scale, beta, out.scale, out.zero_point),
-    "TABLE": lambda x, scale, beta, out: fp.softmax_integer_table(x, scale, beta),
-}
-
-
-def softmax_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
-    rule, out = rule_of("softmax", SOFTMAX_RULES, numerics), out_types[0]
-    if (out.scale, out.zero_point) != (1.0 / 256, -128):
-        raise GraphError(f"softmax gives scale 1/256 and zero point -128, not {out.scale} and {out.zero_point}")
-    return (rule(arrays[0], in_types[0].scale, attrs.beta, out),)
 
 
 # ---------------------------------------------------------------- data movement that needs a code or a rule
@@ -559,15 +636,15 @@ def _quantize_p2(x, out):
 
 
 QUANTIZE_RULES = {
-    "HAZ": lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, "HAZ"),
-    "RNE": lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, "RNE"),
-    "HAZ64": lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, "HAZ64"),
+    "HAZ": lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, "HAZ", out.code_bounds),
+    "RNE": lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, "RNE", out.code_bounds),
+    "HAZ64": lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, "HAZ64", out.code_bounds),
     "P2": _quantize_p2,
 }
 
 
 def quantize_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
-    return (rule_of("quantize", QUANTIZE_RULES, numerics)(arrays[0], out_types[0]),)
+    return (rule_of(typed_key("quantize", out_types[0]), QUANTIZE_RULES, numerics)(arrays[0], out_types[0]),)
 
 
 def _dequantize_p2(x, type):
@@ -583,18 +660,7 @@ DEQUANTIZE_RULES = {
 
 
 def dequantize_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
-    return (rule_of("dequantize", DEQUANTIZE_RULES, numerics)(np.ascontiguousarray(arrays[0]), in_types[0]),)
-
-
-#: op -> the named rules a numerics table may give it (ops with one meaning everywhere are absent)
-KNOWN_RULES: dict[str, frozenset[str]] = {
-    **{op: frozenset(rules) for table in (UNARY_RULES, PAIR_RULES, REDUCE_RULES) for op, rules in table.items()},
-    **{op: frozenset(weighted.RULES) for op in WEIGHT_AXIS},
-    "prelu": frozenset(PRELU_RULES),
-    "avg_pool2d": frozenset(AVG_POOL_RULES),
-    "softmax": frozenset(SOFTMAX_RULES),
-    "resize_bilinear": frozenset(RESIZE_RULES),
-    "quantize": frozenset(QUANTIZE_RULES),
-    "dequantize": frozenset(DEQUANTIZE_RULES),
-    "activation": frozenset({"TFLITE", "XNN"}),
-}
+    x = np.ascontiguousarray(arrays[0])
+    if in_types[0].dtype == "int16":
+        return (x.astype(F) * F(in_types[0].scale),)
+    return (rule_of("dequantize", DEQUANTIZE_RULES, numerics)(x, in_types[0]),)

@@ -54,7 +54,7 @@ def taps(x: np.ndarray, kernel, stride, dilation=(1, 1)):
 
 def conv2d_float(x, w, b, stride, padding, dilation, groups):
     """x NHWC, w OHWI (I = C / groups), b (O,): float32 NHWC."""
-    x = pad_spatial(x, padding, np.float32(0))
+    x = pad_spatial(x, padding, x.dtype.type(0))
     o, kh, kw, i = w.shape
     if (kh, kw) == (1, 1):
         cols = x[:, :: stride[0], :: stride[1]][:, :, :, None, None]
@@ -72,7 +72,7 @@ def conv2d_float(x, w, b, stride, padding, dilation, groups):
 
 def depthwise_float(x, w, b, stride, padding, dilation):
     """x NHWC, w 1HWC', b (C',): float32 NHWC'. Output channel c reads input channel c // multiplier."""
-    x = pad_spatial(x, padding, np.float32(0))
+    x = pad_spatial(x, padding, x.dtype.type(0))
     multiplier = w.shape[3] // x.shape[3]
     y = None
     for ky, kx, view in taps(x, w.shape[1:3], stride, dilation):

@@ -13,10 +13,15 @@ from qwtv2_edge.ops.spec import OpSpec, QuantRule, Types, need
 
 @dataclass(frozen=True, slots=True)
 class LayerNormAttrs:
-    """y = (x - mean) / sqrt(var + eps) * gamma + beta. centre False (RMSNorm): neither mean nor centred variance."""
+    """y = (x - mean) / sqrt(var + eps) * gamma + beta. centre False (RMSNorm): neither mean nor centred variance.
+
+    shift: how much finer than 2**15 squared input steps the integer meaning holds variances, in bits; see
+    ``sequence.LayerNormScales``.
+    """
 
     eps: float = 1e-5
     centre: bool = True
+    shift: int = 0
 
 
 @dataclass(frozen=True, slots=True)

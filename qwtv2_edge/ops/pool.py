@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from qwtv2_edge.ir.types import TensorType
-from qwtv2_edge.ops import integers, kernels
+from qwtv2_edge.ops import integers, kernels, sequence
 from qwtv2_edge.ops.conv import Pair, _spatial
 from qwtv2_edge.ops.spec import OpSpec, QuantRule, Types, need
 
@@ -101,7 +101,7 @@ SPECS = (
         SoftmaxAttrs,
         lambda types, a: (TensorType(types[0].shape, types[0].dtype),),
         _softmax_reference,
-        integers.softmax_integer,
+        sequence.softmax_integer,
         QuantRule("fixed", 1.0 / 256, -128),
         batch=lambda a, types: len(types[0].shape) > 1,
     ),

@@ -1,35 +1,361 @@
 """Exact integer meanings of the ops that transformers add: products of two activations, normalisations, masks.
 
-Signature and rule look-up as in ``integers``.
+Signature and rule look-up as in ``integers``. Two arithmetics stand side by side:
+
+INT  integers throughout, as runtimes without float kernels between quantized ones compute it
+F32  float32 inside an XNNPACK program. Every element-wise step rounds once (IEEE 754, no fused multiply-add) and every
+     sum is over integers below 2**24, so that its order does not matter: the same bytes on every processor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from qwtv2_edge import fixedpoint as fp
 from qwtv2_edge.errors import GraphError
+from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.numerics import Numerics
-from qwtv2_edge.ops.integers import Result, rule_of
+from qwtv2_edge.ops.integers import Result, look_up, lut_xnn, product_scale32, product_scale64, real_codes, rule_of, typed_key
 from qwtv2_edge.ops.spec import Arrays, Types
 
 F = np.float32
 I = np.int64  # noqa: E741
 
+#: sums of integers up to here are exact in float32, in any order
+EXACT = 2**24
+#: channels whose 16-bit codes sum to less than that
+EXACT_CHANNELS = 512
 
-def layer_norm_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
-    raise NotImplementedError
+# ---------------------------------------------------------------- products of two activations
 
+Scale = Callable[[TensorType, TensorType, TensorType], Any]
 
-def l2_normalize_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
-    raise NotImplementedError
+#: rule -> (precision of the product of scales, rounding scheme)
+MATMUL_RULES: dict[str, tuple[Scale, str]] = {
+    "REF_F32": (product_scale32, "REF"),
+    "REF_F64": (product_scale64, "REF"),
+    "F32E": (product_scale32, "F32E"),
+    "ONE_F32": (product_scale32, "ONE"),
+    "R64_F32": (product_scale32, "R64"),
+}
 
 
 def batch_matmul_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
-    raise NotImplementedError
+    """Centred codes multiplied in BLAS, which holds every sum exactly. Source: LiteRT tflite/kernels/batch_matmul.cc"""
+    scale, scheme = rule_of(typed_key("batch_matmul", *in_types), MATMUL_RULES, numerics)
+    # |a| < 2**8 and |b| < 2**8 for 8-bit codes, so that 256 of their products are exact in float32
+    dtype = F if arrays[0].shape[-1] <= 256 and in_types[0].dtype == "int8" else np.float64
+    a, b = (x.astype(dtype) - dtype(t.zero_point) for x, t in zip(arrays, in_types, strict=True))
+    acc = np.matmul(a, b.swapaxes(-1, -2) if attrs.transpose_b else b).astype(I)
+    out = out_types[0]
+    value = fp.requantize(acc, np.float64(scale(in_types[0], in_types[1], out)), scheme)
+    return (fp.to_codes(value, out.zero_point, *out.code_bounds),)
+
+
+# ---------------------------------------------------------------- layer_norm, integers
+
+#: entries of the table of inverse square roots; the variance's index saturates at the last
+INDEX_LIMIT = 8191
+#: variances below this index have the largest inverse
+LEAST_INDEX = 16
+#: largest code of an inverse square root: 127 * 256 + 127, so that both its bytes are int8
+INVERSE_LIMIT = 32639
+
+
+@dataclass(frozen=True)
+class LayerNormTable:
+    """What the integer layer_norm of 16-bit codes x computes with. Every intermediate has 16 bits and saturates.
+
+    (1) m = mean(x),  d = x - m
+    (2) q = d * d / 2**15
+    (3) v = mean(q) * 2**shift                     an index, at most INDEX_LIMIT
+    (4) r = inverse[v]                             1 / sqrt(variance + eps)
+    (5) t = d * r * normal                         |t| <= 32767 stands for sqrt(channels)
+    (6) y = (t * gamma + beta) * output            gamma int16, beta int32
+
+    normal, output: effective scales, float32-exact. inverse: int16 (INDEX_LIMIT + 1,).
+    """
+
+    normal: float
+    output: float
+    inverse: np.ndarray
+
+    @staticmethod
+    def of(x: TensorType, gamma: TensorType, out: TensorType, eps: float, shift: int) -> LayerNormTable:
+        step = float(F(x.scale)) ** 2 * 2.0 ** (15 - shift)  # the variance that an index of 1 stands for
+        offset = eps / step
+        if offset < 1 / 64:  # not seen beside LEAST_INDEX; networks then share one table
+            offset = 0.0
+        largest = 1 / np.sqrt((LEAST_INDEX + offset) * step)
+        normal = x.scale * largest / INVERSE_LIMIT / normal_scale(x.shape[-1])
+        output = F(normal_scale(x.shape[-1])) * F(gamma.scale) / F(out.scale)
+        return LayerNormTable(float(F(normal)), float(output), inverse_table(offset))
+
+
+def normal_scale(channels: int) -> float:
+    """Scale of the normalised values of :class:`LayerNormTable`: none exceeds the root of the number of channels."""
+    return float(F(np.sqrt(channels) / 32767))
+
+
+@lru_cache(maxsize=64)
+def inverse_table(offset: float) -> np.ndarray:
+    index = np.maximum(np.arange(INDEX_LIMIT + 1, dtype=np.float64), LEAST_INDEX) + offset
+    table = fp.round_half_even(INVERSE_LIMIT * np.sqrt((LEAST_INDEX + offset) / index)).astype(np.int16)
+    table.flags.writeable = False
+    return table
+
+
+def variance_shift(scale: float, variance: float) -> int:
+    """The finest shift, from -2 to 15, at which twice the real ``variance`` of codes of ``scale`` stays within the table."""
+    index = 2 * variance / (float(F(scale)) ** 2 * 2.0**15)
+    return 15 if index <= 0 else int(np.clip(-fp.ceil_log2(index / INDEX_LIMIT), -2, 15))
+
+
+Mean = Callable[[np.ndarray, int, float], np.ndarray]
+
+
+def _mean_ref(total: np.ndarray, count: int, out_scale: float) -> np.ndarray:
+    return fp.mean_ref(total, count, 1.0, 0, out_scale)
+
+
+def _mean_one(total: np.ndarray, count: int, out_scale: float) -> np.ndarray:
+    return fp.requantize(total, fp.reduction_scale(1.0, out_scale, count), "ONE")
+
+
+def _layer_norm_int(mean: Mean, scheme: str) -> Callable[..., np.ndarray]:
+    """The steps of :class:`LayerNormTable` with one family's roundings."""
+
+    def rescale(x: np.ndarray, scale: float) -> np.ndarray:
+        return fp.saturate16(fp.requantize(x, np.float64(F(scale)), scheme))
+
+    def run(arrays: Arrays, attrs: Any, x_type: TensorType, gamma_type: TensorType, out: TensorType) -> np.ndarray:
+        k = LayerNormTable.of(x_type, gamma_type, out, attrs.eps, attrs.shift)
+        d, gamma, beta = (a.astype(I) for a in arrays)
+        n = d.shape[-1]
+        if attrs.centre:
+            d = fp.saturate16(d - fp.saturate16(mean(d.sum(-1, keepdims=True), n, 1.0)))
+        q = rescale(d * d, 2.0**-15)
+        v = fp.saturate16(mean(q.sum(-1, keepdims=True), n, 2.0**-attrs.shift))
+        t = rescale(d * k.inverse[np.minimum(v, INDEX_LIMIT)], k.normal)
+        y = fp.requantize(t * gamma + beta, np.float64(F(k.output)), scheme)
+        return fp.to_codes(y, out.zero_point, *out.code_bounds)
+
+    return run
+
+
+# ---------------------------------------------------------------- layer_norm, float32
+
+
+@dataclass(frozen=True)
+class Heron:
+    """A float32 square root of element-wise steps: start at ``start + slope * v``, then ``steps`` times s = (s + v / s) / 2.
+
+    It converges for every v > 0, to 1e-6 where v is of the size expected; XNNPACK's own square root differs between
+    processors.
+    """
+
+    start: float
+    slope: float
+    steps: int
+
+    def __call__(self, v: np.ndarray) -> np.ndarray:
+        s = F(self.start) + v * F(self.slope)
+        for _ in range(self.steps):
+            s = (s + v / s) * F(0.5)
+        return s
+
+
+#: for the variances of layer_norm, 1 to 2**18, and for sums of squares, 2**10 to 2**24
+VARIANCE_ROOT, LENGTH_ROOT = Heron(8.0, 1 / 64, 5), Heron(256.0, 1 / 4096, 6)
+
+
+def square_factor(channels: int, limit: int) -> np.float32:
+    """k such that the sum of ``channels`` squares of round(k * c), for centred integers c up to ``limit``, stays below 2**24."""
+    return min(F(1), F((np.sqrt(EXACT / channels) - 1) / limit))
+
+
+@dataclass(frozen=True)
+class LayerNorm32:
+    """Constants of the float32 layer_norm on 16-bit codes c.
+
+    (1) d = c - S * share,  S = sum(c)     exact up to 512 channels
+    (2) e = round(d * factor),  v = sum(e * e) * share + eps
+    (3) y = (d * (1 / VARIANCE_ROOT(v))) * gamma + beta, then quantized
+
+    gamma and beta: float32 (channels,), for real values where y has 8 bits, in units of y's codes where it has 16.
+    """
+
+    share: np.float32
+    factor: np.float32
+    eps: np.float32
+    gamma: np.ndarray
+    beta: np.ndarray
+
+    @staticmethod
+    def of(x: TensorType, gamma_type: TensorType, out: TensorType, gamma: np.ndarray, beta: np.ndarray, eps: float) -> LayerNorm32:
+        n = x.shape[-1]
+        if n > EXACT_CHANNELS:
+            raise GraphError(f"layer_norm over {n} channels: float32 sums of 16-bit codes are exact up to {EXACT_CHANNELS}")
+        factor = square_factor(n, 32767)
+        step, unit = np.float64(F(gamma_type.scale)), np.float64(1)
+        if out.dtype == "int16":
+            unit = 1 / np.float64(F(out.scale))
+        return LayerNorm32(
+            F(1) / F(n),
+            factor,
+            F(eps * (np.float64(factor) / np.float64(F(x.scale))) ** 2),
+            (gamma.astype(np.float64) * (step * np.float64(factor) * unit)).astype(F),
+            (beta.astype(np.float64) * (step * normal_scale(n) * unit)).astype(F),
+        )
+
+
+def round32(x: np.ndarray) -> np.ndarray:
+    """Integers nearest to float32 values below 2**22 in size, ties to even."""
+    return fp.round_half_even(x).astype(F)
+
+
+def clamp_round32(x: np.ndarray) -> np.ndarray:
+    """int16 codes of float32 values in units of codes."""
+    return fp.to_codes(round32(np.clip(x, F(-32768), F(32767))), 0, -32768, 32767)
+
+
+def _layer_norm_f32(arrays: Arrays, attrs: Any, x_type: TensorType, gamma_type: TensorType, out: TensorType) -> np.ndarray:
+    k = LayerNorm32.of(x_type, gamma_type, out, arrays[1], arrays[2], attrs.eps)
+    d = arrays[0].astype(F)
+    if attrs.centre:
+        d = d - d.sum(-1, keepdims=True) * k.share
+    e = round32(d * k.factor)
+    v = (e * e).sum(-1, keepdims=True) * k.share + k.eps
+    y = d * (F(1) / VARIANCE_ROOT(v)) * k.gamma + k.beta
+    if out.dtype == "int16":
+        return clamp_round32(y)
+    return fp.quantize_codes(y, out.scale, out.zero_point, "RNE")
+
+
+LAYER_NORM_RULES: dict[str, Callable[..., np.ndarray]] = {
+    "INT_REF": _layer_norm_int(_mean_ref, "REF"),
+    "INT_ONE": _layer_norm_int(_mean_one, "ONE"),
+    "F32": _layer_norm_f32,
+}
+
+
+def layer_norm_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    """x int16, gamma int16, beta int32 at the scale of gamma times :func:`normal_scale`; int8 or int16 out."""
+    rule = rule_of("layer_norm", LAYER_NORM_RULES, numerics)
+    return (rule(arrays, attrs, in_types[0], in_types[1], out_types[0]),)
+
+
+# ---------------------------------------------------------------- softmax
+
+
+def softmax_scales(entries: int) -> tuple[float, float]:
+    """Scales of the coarse and of the fine exponentials, powers of two such that sums over ``entries`` are exact.
+
+    Raises: GraphError: more entries than float32 sums hold.
+    """
+    bits = 24 - 8 - fp.ceil_log2(entries)
+    if bits < 0:
+        raise GraphError(f"softmax over {entries} entries exceeds 65536, the limit of exact float32 sums")
+    return 2.0**-8, 2.0 ** -(8 + min(bits, 6))
+
+
+@lru_cache(maxsize=256)
+def softmax_exponentials(scale: float, entries: int) -> np.ndarray:
+    """float32 (256,): what stands for exp(scale * (code - 127)), in the order of CODES.
+
+    Two 8-bit tables, the fine one saturating early: fine + max(coarse - saturation, 0).
+    """
+    distance = TensorType((), "int8", Quantization.per_tensor(scale, 127))
+
+    def table(step: float) -> np.ndarray:
+        out = TensorType((), "int8", Quantization.per_tensor(step, -128))
+        return real_codes(out)[lut_xnn(lambda x, attrs: np.exp(x.astype(np.float64)).astype(F))(None, distance, out).view(np.uint8)]
+
+    coarse, fine = softmax_scales(entries)
+    return table(fine) + np.maximum(table(coarse) - F(255 * fine), F(0))
+
+
+def softmax_f32(codes: np.ndarray, scale: float, beta: float) -> np.ndarray:
+    """int8 softmax over the last axis, output scale 1/256 and zero point -128.
+
+    (1) D = max(q - max(q), -255) + 127     8-bit codes
+    (2) e = exponentials[D]                 multiples of 2**-14
+    (3) p = round(256 * (e / sum(e))) - 128
+    """
+    q = codes.astype(np.int16)
+    distance = np.maximum(q - q.max(-1, keepdims=True) + 127, -128).astype(np.int8)
+    e = look_up(softmax_exponentials(float(F(scale) * F(beta)), codes.shape[-1]), distance)
+    return fp.to_codes(round32(e / e.sum(-1, keepdims=True) * F(256)), -128)
+
+
+SOFTMAX_RULES: dict[str, Callable[..., np.ndarray]] = {
+    "FIXED": lambda x, scale, beta, out: fp.softmax_fixed(x, scale, beta),
+    "FLOAT_LUT": lambda x, scale, beta, out: fp.softmax_float_lut(x, scale, beta, out.scale, out.zero_point),
+    "TABLE": lambda x, scale, beta, out: fp.softmax_integer_table(x, scale, beta),
+    "F32": lambda x, scale, beta, out: softmax_f32(x, scale, beta),
+}
+
+
+def softmax_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    rule, out = rule_of("softmax", SOFTMAX_RULES, numerics), out_types[0]
+    if (out.scale, out.zero_point) != (1.0 / 256, -128):
+        raise GraphError(f"softmax gives scale 1/256 and zero point -128, not {out.scale} and {out.zero_point}")
+    return (rule(arrays[0], in_types[0].scale, attrs.beta, out),)
+
+
+# ---------------------------------------------------------------- l2_normalize
+
+
+def _l2_tflite(x: np.ndarray, in_type: TensorType) -> np.ndarray:
+    """Source: LiteRT tflite/kernels/internal/reference/integer_ops/l2normalization.h"""
+    c = x.astype(I) - in_type.zero_point
+    multiplier, shift = fp.inverse_square_root(np.square(c).sum(-1, keepdims=True))
+    return fp.multiply_quantized(c, multiplier, 7 - shift)
+
+
+def _l2_f32(x: np.ndarray, in_type: TensorType) -> np.ndarray:
+    """e = round(k * c); c * (k / LENGTH_ROOT(sum(e * e))), ties to even."""
+    c = x.astype(F) - F(in_type.zero_point)
+    k = square_factor(x.shape[-1], 255)
+    e = round32(c * k)
+    v = np.maximum((e * e).sum(-1, keepdims=True), F(1))
+    return round32(c * (F(128 * k) / LENGTH_ROOT(v)))
+
+
+def _l2_one(x: np.ndarray, in_type: TensorType) -> np.ndarray:
+    """c * r * scale, r from the table of ``layer_norm`` by the sum of squares over :func:`l2_step`, one rounding each."""
+    c = x.astype(I) - in_type.zero_point
+    step = l2_step(x.shape[-1])
+    index = fp.requantize(np.square(c).sum(-1, keepdims=True), np.float64(1 / step), "ONE")
+    r = inverse_table(0.0)[np.minimum(index, INDEX_LIMIT)].astype(I)
+    return fp.requantize(c * r, l2_scale(step), "ONE")
+
+
+def l2_step(channels: int) -> int:
+    """Sum of squared codes that one index of the table stands for: INDEX_LIMIT covers values of half the full range."""
+    return max(1, channels * 2**14 // INDEX_LIMIT)
+
+
+def l2_scale(step: int) -> np.float64:
+    """Effective scale from code times inverse to the output, whose scale is 1/128."""
+    return np.float64(128 / (np.sqrt(LEAST_INDEX * step) * INVERSE_LIMIT))
+
+
+L2_RULES = {"TFLITE": _l2_tflite, "INT_ONE": _l2_one, "F32": _l2_f32}
+
+
+def l2_normalize_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    return (fp.to_codes(rule_of("l2_normalize", L2_RULES, numerics)(arrays[0], in_types[0]), 0),)
+
+
+# ---------------------------------------------------------------- masks
 
 
 def mask_fill_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
-    raise NotImplementedError
+    """The smaller of value and mask, whose codes are 127 (keep) and -128 (fill)."""
+    return (np.minimum(arrays[0], arrays[1]),)

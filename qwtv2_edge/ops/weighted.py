@@ -25,7 +25,7 @@ import numpy as np
 from qwtv2_edge import fixedpoint as fp
 from qwtv2_edge.errors import GraphError, QuantizeError
 from qwtv2_edge.ir.types import TensorType
-from qwtv2_edge.numerics import Numerics, packed_key
+from qwtv2_edge.numerics import Numerics, packed_key, wide_key
 from qwtv2_edge.ops import kernels
 from qwtv2_edge.ops.spec import ACTIVATIONS, Arrays, Types
 
@@ -483,10 +483,45 @@ def requantize_output(
     return out
 
 
+#: weighted ops with a form for 16-bit activations (8-bit weights, int32 bias), and its rounding schemes
+WIDE_OPS = ("conv2d", "depthwise_conv2d", "fully_connected")
+WIDE_SCHEMES = ("REF", "UP2", "UP2_8", "F64", "ONE")
+
+
+def accumulate_wide(op: str, arrays: Arrays, attrs: Any) -> np.ndarray:
+    """Accumulators over 16-bit codes, bias included: int64, checked to fit int32. Sums stay exact in float64.
+
+    Raises: QuantizeError: an accumulator does not fit int32.
+    """
+    x, w, b = (a.astype(np.float64) for a in arrays)
+    if op == "fully_connected":
+        acc = x @ w.T + b
+    elif op == "conv2d":
+        acc = kernels.conv2d_float(x, w, b, attrs.stride, attrs.padding, attrs.dilation, attrs.groups)
+    else:
+        acc = kernels.depthwise_float(x, w, b, attrs.stride, attrs.padding, attrs.dilation)
+    return fp.check_int32(acc.astype(I))
+
+
+def requantize_wide(op: str, acc: np.ndarray, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> np.ndarray:
+    """Accumulators over 16-bit codes to 16-bit codes."""
+    key, out = wide_key(op), out_types[0]
+    scheme = numerics.rule(key)
+    if scheme not in WIDE_SCHEMES:
+        raise GraphError(f"numerics '{numerics.name}' has no rule for {key}" + (f" (it says {scheme!r})" if scheme else ""))
+    quantization = in_types[1].quantization
+    assert quantization is not None
+    scale = np.broadcast_to(fp.effective_scale(scheme, in_types[0].scale, quantization.scale_array, out.scale), acc.shape[-1:])
+    bounds = fp.activation_bounds(*ACTIVATIONS[attrs.activation], out.scale, out.zero_point, "TFLITE", out.code_bounds)
+    return fp.to_codes(fp.requantize(acc, scale, scheme), out.zero_point, *bounds)
+
+
 def integer_rule(op: str):
     """The exact integer meaning of weighted op ``op``, both steps fused block by block."""
 
     def run(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> tuple[np.ndarray, ...]:
+        if in_types[0].dtype == "int16":
+            return (requantize_wide(op, accumulate_wide(op, arrays, attrs), attrs, in_types, out_types, numerics),)
         _, w, b = arrays
         rule, out_type = _rule(op, in_types, numerics), out_types[0]
         weights = weights_of(op, arrays, attrs, in_types)

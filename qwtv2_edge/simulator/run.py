@@ -123,6 +123,7 @@ def run(graph: Graph, inputs: Sequence[np.ndarray], numerics: Numerics | None, o
     Raises: UsageError on wrong shapes or dtypes.
     """
     arrays = check_inputs(graph, inputs)
+    numerics = numerics and numerics.for_graph(graph)
     units = [graph.tensors[t].shape[0] for t in graph.inputs]
     count = arrays[0].shape[0] // units[0]
     per_pass = batch_size(graph)

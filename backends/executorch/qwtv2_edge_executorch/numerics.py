@@ -9,9 +9,18 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 
-from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.numerics import FLOAT_RULES, Numerics
 
 VERSIONS = {"executorch": "1.4.1"}
+
+#: 16-bit activations on portable kernels
+WIDE_RULES: Mapping[str, str] = {
+    **dict.fromkeys(("conv2d:int16", "depthwise_conv2d:int16", "fully_connected:int16"), "ONE"),
+    "mul:int16": "ONE_F32",
+    "mean:int16": "ONE",
+    "batch_matmul:int16": "ONE_F32",
+    "quantize:int16": "RNE",
+}
 
 XNNPACK_RULES: Mapping[str, str] = {
     **dict.fromkeys(("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected"), "F32E"),  # X src/qs8-qc8w-*
@@ -20,7 +29,6 @@ XNNPACK_RULES: Mapping[str, str] = {
     "mean": "XNN",  # X src/operators/reduce-nd.c
     "sum": "ONE",  # portable kernels
     "avg_pool2d": "DEPTHWISE_F32E_OR_TFLITE",  # X src/qs8-qc8w-dwconv; padded windows on portable kernels
-    "softmax": "TABLE",  # portable kernels
     **dict.fromkeys(("relu", "relu6", "clamp", "activation"), "XNN"),  # X src/xnnpack/requantization.h :: xnn_qs8_quantize
     **dict.fromkeys(("logistic", "tanh", "elu", "hard_swish"), "LUT_XNN"),  # X src/reference/unary-elementwise.cc
     "leaky_relu": "XNN8_OR_REF",  # X src/microparams-init.c :: xnn_init_qs8_lrelu_scalar_params
@@ -29,6 +37,19 @@ XNNPACK_RULES: Mapping[str, str] = {
     "quantize": "RNE",  # X src/f32-qs8-vcvt
     "dequantize": "EXACT",  # X src/qs8-f32-vcvt
     "requantize": "Q8_OR_REF",  # X src/qs8-vcvt
+    "gelu": "LUT_XNN_ERF",  # X src/reference/unary-elementwise.cc
+    "batch_matmul": "F32E",  # X src/operators/batch-matrix-multiply-nc.c
+    **FLOAT_RULES,  # X src/f32-vbinary, src/f32-gemm: float32 steps put together by the emitter
+    **WIDE_RULES,  # portable kernels
+}
+
+#: where ``FLOAT_RULES`` are not wanted: integer programs on portable kernels
+INTEGER_RULES: Mapping[str, str] = {
+    "softmax": "TABLE",
+    "layer_norm": "INT_ONE",
+    "l2_normalize": "INT_ONE",
+    **dict.fromkeys(("add:int16", "sub:int16"), "SUM_ONE"),
+    "requantize:int16": "ONE",
 }
 
 #: the integer program of ``portable.py``: where a rule is a choice of ours, it is TFLite's, so that formats agree
@@ -49,6 +70,10 @@ PORTABLE_RULES: Mapping[str, str] = {
     "quantize": "RNE",
     "dequantize": "EXACT",
     "requantize": "REF",
+    "gelu": "LUT_TFLITE",
+    "batch_matmul": "ONE_F32",
+    **INTEGER_RULES,
+    **WIDE_RULES,
 }
 
 
@@ -61,8 +86,9 @@ def _xnnpack(name: str, family: str) -> Numerics:
     """A runner executes the variant of this machine only."""
     # X src/microparams-init.c :: xnn_init_qs8_mul_minmax_rndnu_neon_params
     rules = {**XNNPACK_RULES, "mul": "RNDNU_OR_REF_F32"} if family == "aarch64" else dict(XNNPACK_RULES)
+    runner = "executorch" if family == FAMILY else ""
     runtime = "ExecuTorch, XNNPACK delegate, portable integer kernels for what it leaves"
-    return Numerics(name, "executorch-xnnpack", runtime, VERSIONS, rules, runner="executorch" if family == FAMILY else "")
+    return Numerics(name, "executorch-xnnpack", runtime, VERSIONS, rules, modes={"forbid": INTEGER_RULES}, runner=runner)
 
 
 NUMERICS: Mapping[str, Numerics] = {
@@ -77,6 +103,7 @@ NUMERICS: Mapping[str, Numerics] = {
             "ExecuTorch, portable kernels, integer program",
             VERSIONS,
             dict(PORTABLE_RULES),
+            modes={"allow": FLOAT_RULES},
             runner="executorch",
         ),
     )

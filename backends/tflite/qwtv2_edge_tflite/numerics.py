@@ -10,7 +10,7 @@ from __future__ import annotations
 import platform
 from typing import Any
 
-from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.numerics import FLOAT_RULES, Numerics
 
 LITERT = {"ai-edge-litert": "2.3.0"}
 
@@ -40,6 +40,19 @@ REFERENCE = {
     "quantize": "HAZ",  # K/internal/reference/quantize.h :: AffineQuantize
     "dequantize": "EXACT",  # K/internal/reference/dequantize.h
     "requantize": "REF",  # K/internal/reference/requantize.h
+    "gelu": "LUT_TFLITE",  # K/activations.cc, K/internal/common.h :: LUTPopulateInt8
+    "batch_matmul": "REF_F32",  # K/batch_matmul.cc, K/internal/reference/batch_matmul.h
+    "l2_normalize": "TFLITE",  # K/internal/reference/integer_ops/l2normalization.h
+    "layer_norm": "INT_REF",  # int32 arithmetic, QUANTIZE and MEAN, put together by the emitter
+    **dict.fromkeys(("add:int16", "sub:int16"), "SUM_REF"),  # int32 arithmetic and QUANTIZE, put together by the emitter
+    "mul:int16": "REF_F32",  # K/mul.cc
+    "mean:int16": "REF",  # K/internal/reference/reduce.h :: QuantizedMeanOrSum
+    "requantize:int16": "REF",  # K/internal/reference/requantize.h
+    "quantize:int16": "HAZ",  # K/internal/reference/quantize.h :: AffineQuantize
+    "batch_matmul:int16": "R64_F32",  # K/internal/reference/batch_matmul.h
+    "conv2d:int16": "REF",  # K/internal/reference/integer_ops/conv.h, int32 bias
+    "depthwise_conv2d:int16": "REF",  # K/internal/reference/integer_ops/depthwise_conv.h, int32 bias
+    "fully_connected:int16": "F64",  # K/internal/reference/integer_ops/fully_connected.h, int32 bias
 }
 
 #: optimised built-ins without the delegate, where they differ from the reference kernels
@@ -56,6 +69,8 @@ BUILTIN_X86 = {
     "elu": "LUT_TFLITE",  # K/activations.cc :: EluPrepare
     "softmax": "FLOAT_LUT",  # K/internal/optimized/optimized_ops.h :: Softmax
     "quantize": "P2",  # K/internal/optimized/optimized_ops.h :: AffineQuantize
+    "quantize:int16": "RNE",  # K/internal/optimized/optimized_ops.h :: AffineQuantize
+    **dict.fromkeys(("conv2d:int16", "fully_connected:int16"), "UP2"),  # ruy/kernel_avx512.cc
     "dequantize": "P2",  # K/internal/optimized/optimized_ops.h :: Dequantize
 }
 
@@ -95,6 +110,10 @@ XNNPACK_X86 = {
     "resize_bilinear": "XNN",  # X/operators/resize-bilinear-nhwc.c, X/s8-ibilinear
     "quantize": "RNE",  # X/f32-qs8-vcvt
     "requantize": "Q8_OR_REF",  # X/microparams-init.c :: xnn_init_qs8_cvt; D :: VisitQuantizeNode
+    "batch_matmul": "F32E",  # X/operators/batch-matrix-multiply-nc.c
+    # left to the built-ins, as in BUILTIN_X86
+    "quantize:int16": "RNE",
+    **dict.fromkeys(("conv2d:int16", "fully_connected:int16"), "UP2"),
 }
 
 XNNPACK_ARM = {
@@ -113,6 +132,8 @@ MICRO = {
     "leaky_relu": "REF_F64",  # M/leaky_relu_common.cc :: CalculateOpDataLeakyRelu
     "depthwise_conv2d:int4": "REF",  # M/depthwise_conv.cc, unpacked first
     "prelu": "REF_F64",  # M/prelu_common.cc :: CalculatePreluParams
+    "mul:int16": "REF_F64",  # M/mul_common.cc :: CalculateOpDataMul
+    "fully_connected:int16": "REF",  # M/fully_connected.cc
 }
 
 #: what runtimes have no kernel for, or one that computes something else
@@ -121,7 +142,10 @@ REFUSES_REFERENCE = {
     "elu": "TFLite's reference resolver has no ELU",
     "depthwise_conv2d:int4": "TFLite's reference resolver has no depthwise kernel for packed 4-bit weights",
 }
-REFUSES_MICRO = {"fully_connected:int4": "TFLite Micro takes packed 4-bit fully connected weights with one scale only"}
+REFUSES_MICRO = {
+    "fully_connected:int4": "TFLite Micro takes packed 4-bit fully connected weights with one scale only",
+    "gelu": "TFLite Micro has no GELU",
+}
 REFUSES_2_14 = {
     **REFUSES_REFERENCE,
     "conv2d:int4": "tflite-runtime 2.14's reference resolver has no kernel for packed 4-bit weights",
@@ -134,7 +158,7 @@ FAMILY = "aarch64" if ARM else "x86_64"
 
 
 def _row(name: str, runtime: str, versions: dict[str, str], rules: dict[str, str], runner: str, **more: Any) -> Numerics:
-    return Numerics(name, "tflite", runtime, versions, rules, runner=runner, **more)
+    return Numerics(name, "tflite", runtime, versions, rules, runner=runner, modes={"allow": FLOAT_RULES}, **more)
 
 
 def _xnnpack(name: str, family: str, runtime: str, versions: dict[str, str], runner: str) -> Numerics:
@@ -165,7 +189,7 @@ NUMERICS: dict[str, Numerics] = {
             "tflite-2.14-reference",
             "tflite-runtime 2.14.0, reference kernels",
             {"tflite-runtime": "2.14.0"},
-            {**REFERENCE, "fully_connected": "REF"},  # 2.14's overload without float scales
+            {**REFERENCE, **dict.fromkeys(("fully_connected", "fully_connected:int16"), "REF")},  # 2.14's overload without float scales
             "tflite-2.14-reference",
             refuses=REFUSES_2_14,
         ),
