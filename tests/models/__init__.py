@@ -1,20 +1,25 @@
-"""Networks that tests and benchmarks use, all by one name table: trained ones (``tiny_mlperf``) and seeded ones (``zoo``)."""
+"""Networks of tests and benchmarks by one name table: trained ones (``tiny_mlperf``), seeded ones (``zoo``), ``transformers``."""
 
 from __future__ import annotations
 
 import numpy as np
 from torch import nn
 
-from models import tiny_mlperf, zoo
+from models import tiny_mlperf, transformers, zoo
 
 
 def build_net(name: str) -> nn.Module:
-    """The eval-mode network called ``name``, channels-first float input in its own preprocessed domain."""
-    return tiny_mlperf.BUILDERS[name]() if name in tiny_mlperf.BUILDERS else zoo.build(name)
+    """The eval-mode network called ``name``; float input is channels-first and in the network's own preprocessed domain."""
+    for family in (tiny_mlperf, transformers):
+        if name in family.BUILDERS:
+            return family.BUILDERS[name]()
+    return zoo.build(name)
 
 
-def calibration_of(name: str, samples: int) -> np.ndarray:
-    """float32 calibration inputs: trained networks' own data in seeded order, smooth images for the others."""
+def calibration_of(name: str, samples: int) -> np.ndarray | tuple[np.ndarray, ...]:
+    """Calibration inputs, a tuple where there are several: trained networks' own data in seeded order, drawn inputs for the others."""
+    if name in transformers.BUILDERS:
+        return transformers.calibration_of(name, samples)
     if name in zoo.BUILDERS:
         return np.asarray(zoo.smooth_images(samples), np.float32)
     if name == "autoencoder":

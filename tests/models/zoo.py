@@ -293,7 +293,7 @@ def build(name: str, seed: int = 0) -> nn.Module:
                 _calm(m.layers)
             elif isinstance(m, BasicBlock):
                 _calm(m.conv2)
-        _set_statistics(net, torch.from_numpy(smooth_images(4, seed=seed + 1)))
+        set_statistics(net, torch.from_numpy(smooth_images(4, seed=seed + 1)))
     return net.eval()
 
 
@@ -305,7 +305,7 @@ def _calm(branch: nn.Module) -> None:
         last.bias *= 0.3
 
 
-def _set_statistics(net: nn.Module, images: Tensor) -> None:
+def set_statistics(net: nn.Module, images: Tensor) -> None:
     """Set BatchNorm statistics to those of ``images``, in one pass in which dropout is off."""
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     net.eval()
