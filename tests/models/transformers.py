@@ -356,7 +356,7 @@ def _preprocessed(name: str, x: np.ndarray) -> np.ndarray:
 
 
 def load_sentences(part: str = "calib") -> list[str]:
-    """Public-domain prose, one sentence each; part: "calib" (every other line) or "eval" (the rest)."""
+    """Prose of 1 to 55 words, most of it quoted from memory out of 19th-century books; "calib" is every other line, "eval" the rest."""
     return SENTENCES.read_text(encoding="utf-8").splitlines()[{"calib": 0, "eval": 1}[part] :: 2]
 
 
