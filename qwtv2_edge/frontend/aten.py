@@ -1,7 +1,8 @@
 """What each ATen op means in the IR. No torch in here: constants arrive as NumPy arrays.
 
-A rule is a function (context, **arguments under the names of the op's schema) -> Value | Const | tuple of them.
-A rule that can't take an op as it stands raises :class:`Unsupported`; the importer collects these.
+A rule is a function (context, **arguments under the names of the op's schema) -> Value | Const | Symbol | tuple of them.
+A rule that can't take an op as it stands raises :class:`Unsupported`; the importer collects these. ``sequence`` and
+``masks`` hold the rules of transformers.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from qwtv2_edge.frontend.layout import NHWC, NHWC_OF_1D, Form, Layouter, Value, from_form, lift, permute
+from qwtv2_edge.frontend.layout import NHWC, NHWC_OF_1D, Form, Layouter, Value, from_form, lift, permute, view_stretched
+from qwtv2_edge.ir.graph import GraphBuilder
 from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs, DepthwiseAttrs, TransposeConvAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
@@ -31,6 +33,14 @@ class Const:
 
     array: np.ndarray
     name: str
+
+
+class Symbol:
+    """A value without a tensor of its own: it lives between ops that have a form only together (a comparison and its choice)."""
+
+    #: what it is, and what to do where an op that has no rule for it reads it
+    words: ClassVar[str]
+    fix: ClassVar[str]
 
 
 class Unsupported(Exception):
@@ -56,12 +66,34 @@ class Context(Layouter):
         out_shapes: logical shapes of the op's outputs, as the exporter inferred them.
         affine: BatchNorm (or the like) to fold into this op, or None.
         op: the op's name.
+        is_score: tells whether the op's result is read, through ops that keep the order of its entries, by a softmax or maximum.
+        reported: parameters with NaN or infinite values that are listed as problems already.
+        complements: tensor of zeros and ones -> the tensor that is 1 where it is 0.
     """
 
     op: str = ""
+    is_score: Callable[[], bool] = staticmethod(lambda: False)
+
+    def __init__(self, builder: GraphBuilder) -> None:
+        super().__init__(builder)
+        self.reported: set[str] = set()
+        self.complements: dict[str, str] = {}
 
     out_shapes: tuple[tuple[int, ...], ...] = ()
     affine: Affine | None = None
+
+    def constant(self, source: str, array: np.ndarray, name: str = "") -> str:
+        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+        if bad and not self.reported:
+            raise Unsupported(
+                f"a constant holds {bad} NaN or infinite values of {array.size}",
+                "mask the entries that go into a softmax with -1e4; nothing else takes infinity",
+                "non-finite-weight",
+            )
+        return super().constant(source, array, name)
+
+    def is_integer(self, v: Value) -> bool:
+        return self.b.tensors[v.tensor].dtype != "float32"
 
     @property
     def spatial_dims(self) -> int:
@@ -96,6 +128,20 @@ def weight_constants(
 Rule = Callable[..., Any]
 #: op name without namespace and overload -> rule
 RULES: dict[str, Rule] = {}
+#: kind of symbol -> the rules of ops that read one
+SYMBOL_RULES: dict[type[Symbol], dict[str, Rule]] = {}
+#: ops that take the result of expand as it is; all others get it repeated in memory
+TAKES_STRETCHED = {
+    "add", "sub", "subtract", "rsub", "mul", "multiply", "div", "divide", "true_divide", "expand", "expand_copy", "expand_as",
+    "broadcast_to", "view", "reshape", "_unsafe_view", "_reshape_alias", "view_copy", "flatten", "unflatten", "squeeze", "unsqueeze",
+    "squeeze_copy", "unsqueeze_copy", "permute", "permute_copy", "transpose", "transpose_copy", "swapaxes", "clone", "contiguous",
+}  # fmt: skip
+#: ops that take integers: indices, and what only renames their axes
+TAKES_INTEGERS = {
+    "embedding", "view", "reshape", "_unsafe_view", "_reshape_alias", "view_copy", "flatten", "unflatten", "squeeze", "unsqueeze",
+    "squeeze_copy", "unsqueeze_copy", "permute", "permute_copy", "transpose", "transpose_copy", "clone", "contiguous", "alias", "detach",
+    "to", "_to_copy", "expand",
+}  # fmt: skip
 #: ops of which only some outputs have a form here: op -> indices that may be read
 READABLE_OUTPUTS: dict[str, tuple[int, ...]] = {
     "max_pool2d_with_indices": (0,),
@@ -105,16 +151,44 @@ READABLE_OUTPUTS: dict[str, tuple[int, ...]] = {
     "_native_batch_norm_legit_no_training": (0,),
     "native_batch_norm": (0,),
     "native_dropout": (0,),
+    "native_layer_norm": (0,),
+    "_fused_rms_norm": (0,),
+    "_scaled_dot_product_flash_attention_for_cpu": (0,),
 }
 
 
-def rule(*names: str) -> Callable[[Rule], Rule]:
+def rule(*names: str, on: type[Symbol] | None = None) -> Callable[[Rule], Rule]:
+    """Register a rule for ops; ``on``: for those that read a symbol of that kind."""
+    table = RULES if on is None else SYMBOL_RULES.setdefault(on, {})
+
     def register(f: Rule) -> Rule:
         for name in names:
-            RULES[name] = f
+            table[name] = f
         return f
 
     return register
+
+
+def has_rule(op: str) -> bool:
+    return op in RULES or any(op in table for table in SYMBOL_RULES.values())
+
+
+def apply(c: Context, op: str, **arguments: Any) -> Any:
+    """The result of ``op`` by the rule that fits the kinds of its arguments."""
+    parts = [x for a in arguments.values() for x in (a if isinstance(a, list) else [a])]
+    symbol = next((x for x in parts if isinstance(x, Symbol)), None)
+    if symbol is not None:
+        if op not in SYMBOL_RULES[type(symbol)]:
+            raise Unsupported(f"{op} of {symbol.words}", symbol.fix)
+        return SYMBOL_RULES[type(symbol)][op](c, **arguments)
+    if op not in RULES:
+        raise Unsupported(f"{op} of the network's data", "it has a form here for masks only", "unsupported-op")
+    if op not in TAKES_INTEGERS and any(isinstance(x, Value) and c.is_integer(x) for x in parts):
+        fix = "integer inputs index embeddings; make what is computed from them an input of its own"
+        raise Unsupported(f"{op} of integers", fix, "unsupported-dtype")
+    if op not in TAKES_STRETCHED:
+        arguments = {k: [whole(c, x) for x in a] if isinstance(a, list) else whole(c, a) for k, a in arguments.items()}
+    return RULES[op](c, **arguments)
 
 
 # ---------------------------------------------------------------------- arguments
@@ -145,10 +219,8 @@ def axis_of(dim: int, rank: int) -> int:
 
 
 def activation(x: Any, role: str = "input") -> Value:
-    if isinstance(x, Value) and x.stretched is None:
-        return x
     if isinstance(x, Value):
-        raise Unsupported("the result of expand feeds an op that does not broadcast", "repeat the tensor with torch.cat")
+        return x
     raise Unsupported(f"{role} is a constant where the network's data is expected")
 
 
@@ -263,6 +335,8 @@ def convolution(
 def linear(c: Context, input: Any, weight: Any, bias: Any = None) -> Any:
     x, w = activation(input), constant(weight, "weight")
     b = None if bias is None else constant(bias, "bias")
+    if not c.is_module and w.name.endswith(("_weight", ".weight")):  # of several in one module: named after its parameter
+        c.name = w.name[: -len("_weight")]
     rows = w.array.reshape(-1, w.array.shape[-1])  # (O, K)
     # the columns follow the order in which the activation's last axis lies in memory
     atoms = x.axes[-1]
@@ -273,11 +347,7 @@ def linear(c: Context, input: Any, weight: Any, bias: Any = None) -> Any:
         x = replace(x, axes=(*x.axes[:-1], in_memory))
     rows, offsets = c.folded(rows, b)
     weights, biases = weight_constants(c, w, b, rows, offsets)
-    if x.rank == 1:
-        form: Form = (-1, 0)
-    else:
-        form = (*(a for a in c.natural_form(x) if a != x.rank - 1), x.rank - 1)
-    v = c.to_form(x, form)
+    v, form = c.rows(x)
     out = c.emit("fully_connected", (v.tensor, weights, biases), FullyConnectedAttrs())
     return from_form(out, (*x.shape[:-1], rows.shape[0]), form)
 
@@ -291,25 +361,6 @@ def addmm(c: Context, self: Any, mat1: Any, mat2: Any, beta: Any = 1, alpha: Any
     if bias.array.ndim != 1 or bias.array.size != w.array.shape[1]:
         bias = Const(np.broadcast_to(bias.array.reshape(-1), (w.array.shape[1],)), bias.name)
     return linear(c, mat1, Const(w.array.T, w.name), bias)
-
-
-@rule("mm", "matmul")
-def matmul(c: Context, self: Any, other: Any = None, mat2: Any = None) -> Any:
-    other = mat2 if other is None else other
-    if isinstance(self, Value) and isinstance(other, Value):
-        raise Unsupported("a product of two activations", "matrix products need constant weights on the right", "unsupported-op")
-    w = constant(other, "the second matrix")
-    if w.array.ndim != 2:
-        raise Unsupported(f"matmul with constant weights of shape {w.array.shape}", "weights of rank 2 are supported")
-    return linear(c, self, Const(w.array.T, w.name))
-
-
-@rule("bmm")
-def bmm(c: Context, self: Any, mat2: Any) -> Any:
-    """A batch of products; taken where every sample meets the same constant weights."""
-    if isinstance(self, Value) and isinstance(mat2, Const) and np.all(mat2.array == mat2.array[:1]):
-        return linear(c, self, Const(mat2.array[0].T, mat2.name))
-    raise Unsupported("a product of two activations", "matrix products need constant weights on the right", "unsupported-op")
 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
@@ -457,23 +508,26 @@ def prelu(c: Context, self: Any, weight: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class Mask:
-    """Where ``of`` is above zero; lives only between a comparison and the ``where`` that reads it."""
+class Positive(Symbol):
+    """Where ``of`` is above zero."""
+
+    words: ClassVar[str] = "a comparison"
+    fix: ClassVar[str] = "use relu, leaky_relu, prelu, or arithmetic"
 
     of: Value
 
 
-@rule("gt.Scalar", "gt.Tensor", "ge.Scalar")
+@rule("gt", "ge")
 def above(c: Context, self: Any, other: Any) -> Any:
     if not isinstance(self, Value) or scalar_of(other, np.nan) != 0:
         raise Unsupported("a comparison", "comparisons have no form here", "unsupported-op")
-    return Mask(self)
+    return Positive(self)
 
 
-@rule("where.self")
+@rule("where", on=Positive)
 def where(c: Context, condition: Any, self: Any, other: Any) -> Any:
     """where(x > 0, x, slope * x): prelu as core ATen spells it."""
-    if isinstance(condition, Mask) and isinstance(other, Value) and condition.of == self:
+    if isinstance(condition, Positive) and isinstance(other, Value) and condition.of == self:
         product = next((n for n in reversed(c.b.nodes) if n.outputs == (other.tensor,)), None)
         if product is not None and product.op == "mul" and condition.of.tensor in product.inputs:
             k = next(t for t in product.inputs if t != condition.of.tensor)
@@ -522,8 +576,7 @@ def _binary_constant(c: Context, op: str, v: Value, k: Const, swapped: bool) -> 
     rank = len(c.out_shape)
     v, form = c.simple(lift(v, rank))
     array = k.array.reshape((1,) * (rank - k.array.ndim) + k.array.shape)
-    laid = array.transpose([a for a in form if a >= 0]).reshape([array.shape[a] if a >= 0 else 1 for a in form])
-    number = c.constant(name, laid)
+    number = c.constant(name, c.laid(array, form))
     pair_ = (number, v.tensor) if swapped else (v.tensor, number)
     return from_form(c.emit(op, pair_, BinaryAttrs()), c.out_shape, form)
 
@@ -537,7 +590,6 @@ def _scaled(c: Context, x: Any, factor: float) -> Any:
     return Const(_array(x).array * factor, "")
 
 
-@rule("add")
 def add(c: Context, self: Any, other: Any, alpha: Any = 1) -> Any:
     return binary(c, "add", self, _scaled(c, other, alpha))
 
@@ -652,7 +704,7 @@ def _adaptive(c: Context, x: Value, output_size: Any, reduce_op: str, pool_op: s
     sizes = x.shape[2:]
     wanted = c.out_shape[2:]
     if all(o == 1 for o in wanted):
-        return _reduce(c, reduce_op, x, tuple(range(2, x.rank)), keepdim=True)
+        return reduce_axes(c, reduce_op, x, tuple(range(2, x.rank)), keepdim=True)
     if wanted == sizes:
         return x
     if any(n % o for n, o in zip(sizes, wanted, strict=True)):
@@ -674,7 +726,7 @@ def adaptive_max_pool(c: Context, self: Any, output_size: Any) -> Any:
     return (_adaptive(c, activation(self), output_size, "reduce_max", "max_pool2d"),)
 
 
-def _reduce(c: Context, op: str, x: Value, dims: Sequence[int], keepdim: bool) -> Value:
+def reduce_axes(c: Context, op: str, x: Value, dims: Sequence[int], keepdim: bool) -> Value:
     reduced = {axis_of(d, x.rank) for d in dims} or set(range(x.rank))
     shape = x.shape
     v, form = c.simple(x)
@@ -691,22 +743,22 @@ def _reduce(c: Context, op: str, x: Value, dims: Sequence[int], keepdim: bool) -
 
 @rule("mean")
 def mean(c: Context, self: Any, dim: Any = None, keepdim: Any = False, dtype: Any = None) -> Any:
-    return _reduce(c, "mean", activation(self), _dims(dim), keepdim)
+    return reduce_axes(c, "mean", activation(self), _dims(dim), keepdim)
 
 
 @rule("sum")
 def sum_(c: Context, self: Any, dim: Any = None, keepdim: Any = False, dtype: Any = None) -> Any:
-    return _reduce(c, "sum", activation(self), _dims(dim), keepdim)
+    return reduce_axes(c, "sum", activation(self), _dims(dim), keepdim)
 
 
 @rule("amax", "max.default")
 def amax(c: Context, self: Any, dim: Any = None, keepdim: Any = False) -> Any:
-    return _reduce(c, "reduce_max", activation(self), _dims(dim), keepdim)
+    return reduce_axes(c, "reduce_max", activation(self), _dims(dim), keepdim)
 
 
 @rule("max.dim")
 def max_dim(c: Context, self: Any, dim: Any, keepdim: Any = False) -> Any:
-    return (_reduce(c, "reduce_max", activation(self), _dims(dim), keepdim),)
+    return (reduce_axes(c, "reduce_max", activation(self), _dims(dim), keepdim),)
 
 
 def _dims(dim: Any) -> tuple[int, ...]:
@@ -715,13 +767,10 @@ def _dims(dim: Any) -> tuple[int, ...]:
     return (dim,) if isinstance(dim, int) else tuple(dim)
 
 
-@rule("softmax", "_softmax")
+@rule("softmax", "_softmax", "_safe_softmax")
 def softmax(c: Context, self: Any, dim: Any, dtype: Any = None, half_to_float: Any = False) -> Any:
-    v, form = c.simple(activation(self))
-    dim = axis_of(dim, v.rank)
-    if form[-1] != dim:
-        form = (*(a for a in form if a != dim), dim)
-        v = c.to_form(v, form)
+    x = activation(self)
+    v, form = c.last(x, axis_of(dim, x.rank))
     return from_form(c.emit("softmax", (v.tensor,), SoftmaxAttrs()), v.shape, form)
 
 
@@ -730,12 +779,20 @@ def softmax(c: Context, self: Any, dim: Any, dtype: Any = None, half_to_float: A
 
 @rule("view", "reshape", "_unsafe_view", "_reshape_alias", "view_copy")
 def reshape(c: Context, self: Any, size: Any = None, shape: Any = None, stride: Any = None) -> Any:
-    return c.view(activation(self), c.out_shape)
+    return _view(c, activation(self))
 
 
 @rule("flatten", "unflatten", "squeeze", "unsqueeze", "squeeze_copy", "unsqueeze_copy")
 def reshape_like(c: Context, self: Any, *args: Any, **kwargs: Any) -> Any:
-    return c.view(activation(self), c.out_shape)
+    return _view(c, activation(self))
+
+
+def _view(c: Context, x: Value) -> Value:
+    if x.stretched is not None:
+        expanded = view_stretched(x, c.out_shape)
+        if expanded is not None:
+            return expanded
+    return c.view(whole(c, x), c.out_shape)
 
 
 @rule("permute", "permute_copy")
@@ -761,8 +818,24 @@ def t(c: Context, self: Any) -> Any:
 
 @rule("expand", "expand_copy", "expand_as", "broadcast_to")
 def expand(c: Context, self: Any, *args: Any, **kwargs: Any) -> Any:
-    v = lift(replace(activation(self), stretched=None), len(c.out_shape))
-    return v if v.shape == c.out_shape else replace(v, stretched=c.out_shape)
+    return stretch(activation(self), c.out_shape)
+
+
+def stretch(x: Value, shape: tuple[int, ...]) -> Value:
+    """x as ``expand`` gives it: of ``shape``, repeated in no memory."""
+    v = lift(replace(x, stretched=None), len(shape))
+    return v if v.shape == shape else replace(v, stretched=shape)
+
+
+def whole(c: Context, x: Any) -> Any:
+    """``x`` with what ``expand`` promised repeated in memory; anything but an expanded value as it is."""
+    if not isinstance(x, Value) or x.stretched is None:
+        return x
+    shape, v = x.stretched, replace(x, stretched=None)
+    for axis, (have, wanted) in enumerate(zip(v.shape, shape, strict=True)):
+        if have != wanted:
+            v = _concat(c, [v] * wanted, axis, f".expand{axis}")
+    return v
 
 
 @rule("repeat", "tile")
@@ -778,33 +851,39 @@ def repeat(c: Context, self: Any, repeats: Any = None, dims: Any = None) -> Any:
 
 @rule("cat", "concat", "concatenate")
 def cat(c: Context, tensors: Any, dim: Any = 0) -> Any:
-    parts = [activation(t, "a part of cat") for t in tensors if not (isinstance(t, Const) and t.array.size == 0)]
+    parts = [t for t in tensors if not (isinstance(t, Const) and t.array.size == 0)]
     return _concat(c, parts, axis_of(dim, len(c.out_shape)))
 
 
 @rule("stack")
 def stack(c: Context, tensors: Any, dim: Any = 0) -> Any:
     dim = axis_of(dim, len(c.out_shape))
-    parts = []
+    parts: list[Value | Const] = []
     for t in tensors:
-        v = activation(t, "a part of stack")
-        parts.append(replace(v, axes=(*v.axes[:dim], (), *v.axes[dim:])))
+        if isinstance(t, Const):
+            parts.append(replace(t, array=np.expand_dims(t.array, dim)))
+        else:
+            parts.append(replace(t, axes=(*t.axes[:dim], (), *t.axes[dim:])))
     return _concat(c, parts, dim)
 
 
-def _concat(c: Context, parts: list[Value], dim: int, suffix: str = "") -> Value:
+def _concat(c: Context, parts: Sequence[Value | Const], dim: int, suffix: str = "") -> Value:
+    """The parts, one at least an activation, joined along logical axis ``dim``."""
     if len(parts) == 1:
-        return parts[0]
+        return activation(parts[0])
     votes: dict[Form, int] = {}
     for p in parts:  # the form in which most of the data lies already
+        if isinstance(p, Const):
+            continue
         have = c.form_of(p)
         form = have if have is not None and set(range(p.rank)) <= set(have) else c.natural_form(p)
         votes[form] = votes.get(form, 0) + prod(p.shape)
     form = max(votes, key=lambda f: votes[f])
-    placed = [c.to_form(p, form) for p in parts]
-    out = c.emit("concat", [p.tensor for p in placed], ConcatAttrs(form.index(dim)), suffix)
-    shape = list(parts[0].shape)
-    shape[dim] = sum(p.shape[dim] for p in parts)
+    placed = [c.constant(p.name, c.laid(p.array, form)) if isinstance(p, Const) else c.to_form(p, form).tensor for p in parts]
+    out = c.emit("concat", placed, ConcatAttrs(form.index(dim)), suffix)
+    shapes = [p.array.shape if isinstance(p, Const) else p.shape for p in parts]
+    shape = list(shapes[0])
+    shape[dim] = sum(p[dim] for p in shapes)
     return from_form(out, shape, form)
 
 
@@ -978,6 +1057,10 @@ def native_dropout(c: Context, input: Any, p: Any, train: Any) -> Any:
 
 @rule("to", "_to_copy", "type_as", "float")
 def to(c: Context, self: Any, *args: Any, dtype: Any = None, **ignored: Any) -> Any:
+    if c.is_integer(self) and str(dtype).startswith("torch.int"):
+        return self
+    if c.is_integer(self) and dtype is not None:
+        raise Unsupported(f"a cast of indices to {dtype}", "integer inputs index embeddings", "unsupported-dtype")
     if dtype is not None and str(dtype) != "torch.float32":
         raise Unsupported(f"a cast to {dtype}", "keep activations in float32; quantization chooses the integer type", "unsupported-dtype")
     return self
@@ -986,16 +1069,20 @@ def to(c: Context, self: Any, *args: Any, dtype: Any = None, **ignored: Any) -> 
 #: why well-known ops are refused, where a better word than "unsupported" is known
 HINTS: dict[str, str] = {
     "log_softmax": "return the logits, or use softmax",
-    "bmm": "products of two activations have no form here",
-    "scaled_dot_product_attention": "attention has no form here",
-    "layer_norm": "use BatchNorm, which folds into the weights",
-    "group_norm": "use BatchNorm, which folds into the weights",
+    "group_norm": "use BatchNorm, which folds into the weights, or LayerNorm over the channels",
     "instance_norm": "use BatchNorm, which folds into the weights",
-    "embedding": "integer inputs have no form here",
-    "gelu": "use hardswish, silu or relu",
     "conv3d": "1-D and 2-D convolutions are supported",
     "lstm": "recurrent layers have no form here",
     "gru": "recurrent layers have no form here",
-    "argmax": "return the logits and take argmax outside the network",
     "topk": "return the logits and take topk outside the network",
+    "sort": "return the values and sort outside the network",
+    "cumsum": "compute position ids outside the network, or as a buffer",
+    "erf": "use torch.nn.functional.gelu",
+    "index": "take constant slices, or torch.nn.functional.embedding",
+    "gather": "take constant slices, or torch.nn.functional.embedding",
+    "embedding_bag": "use torch.nn.functional.embedding and a mean",
+    "rsqrt": "it has a form inside RMSNorm and LayerNorm: x * rsqrt(mean(x**2) + eps)",
+    "sqrt": "it has a form inside LayerNorm: (x - mean) / sqrt(var + eps)",
+    "tril": "build masks from constants",
+    "triu": "build masks from constants",
 }

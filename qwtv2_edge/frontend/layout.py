@@ -69,12 +69,15 @@ def from_form(tensor: str, shape: Sequence[int], form: Form) -> Value:
 
 
 def permute(v: Value, dims: Sequence[int]) -> Value:
-    return replace(v, axes=tuple(v.axes[d] for d in dims))
+    stretched = None if v.stretched is None else tuple(v.stretched[d] for d in dims)
+    return replace(v, axes=tuple(v.axes[d] for d in dims), stretched=stretched)
 
 
 def lift(v: Value, rank: int) -> Value:
     """Add leading axes of extent 1, as broadcasting does."""
-    return replace(v, axes=((),) * (rank - v.rank) + v.axes)
+    extra = rank - v.rank
+    stretched = None if v.stretched is None else (1,) * extra + v.stretched
+    return replace(v, axes=((),) * extra + v.axes, stretched=stretched)
 
 
 def view(v: Value, shape: Sequence[int]) -> Value | None:
@@ -111,6 +114,28 @@ def view(v: Value, shape: Sequence[int]) -> Value | None:
             number[position, k] = len(sizes)
             sizes.append(size)
     return Value(v.tensor, tuple(sizes), tuple(tuple(number[p] for p in axis) for axis in axes))
+
+
+def view_stretched(v: Value, shape: Sequence[int]) -> Value | None:
+    """``view`` of an expanded value, still expanded; None where an axis would hold both repeated and stored elements."""
+    assert v.stretched is not None
+    real = len(v.sizes)
+    sizes, axes = list(v.sizes), list(v.axes)
+    for i, (have, promised) in enumerate(zip(v.shape, v.stretched, strict=True)):
+        if have != promised:  # an atom after all stored ones stands for the repetition
+            axes[i] = (len(sizes),)
+            sizes.append(promised)
+    out = view(Value(v.tensor, tuple(sizes), tuple(axes)), shape)
+    if out is None:
+        return None
+    stored, left = len(out.sizes), prod(sizes[real:])
+    while left > 1:
+        stored -= 1
+        left //= out.sizes[stored]
+    if any(min(axis) < stored <= max(axis) for axis in out.axes if axis):
+        return None
+    kept = tuple(axis if axis and max(axis) < stored else () for axis in out.axes)
+    return Value(v.tensor, out.sizes[:stored], kept, tuple(int(d) for d in shape))
 
 
 class Layouter:
@@ -239,22 +264,59 @@ class Layouter:
         form = self.natural_form(v)
         return self.to_form(v, form), form
 
-    @staticmethod
-    def natural_form(v: Value) -> Form:
-        """The full form nearest to how ``v`` lies: axes in the order of their largest atoms."""
+    def rows(self, v: Value) -> tuple[Value, Form]:
+        """``v`` in a form that names every logical axis and holds the last one last; nothing moves where it lies so already."""
+        last = v.rank - 1
+        form = self.form_of(v)
+        if form is not None and len(form) > 1 and set(range(v.rank)) <= set(form) and form[-1] == last:
+            return v, form
+        form = (*(a for a in self.natural_form(v) if a != last), last)
+        order = [i for a in form if a >= 0 for i in v.axes[a]]
+        if order != sorted(order):
+            form = self.sample_first(v, tuple(range(v.rank)))
+        if len(form) == 1:
+            form = (-1, *form)
+        return self.to_form(v, form), form
+
+    def last(self, v: Value, dim: int) -> tuple[Value, Form]:
+        """``v`` in a form that names every logical axis and holds axis ``dim`` last."""
+        v, form = self.simple(v)
+        if form[-1] != dim:
+            form = (*(a for a in form if a != dim), dim)
+            v = self.to_form(v, form)
+        return v, form
+
+    def sample_first(self, v: Value, form: Form) -> Form:
+        """``form`` with an axis of extent 1 in front where ``v`` lies so: the sample axis of a graph that runs any number of samples."""
+        real = self.real_shape(v)
+        if not real or real[0] != 1 or not form or form[0] == -1 or not v.axes[form[0]]:
+            return form
+        unit = next((a for a in form if not v.axes[a]), -1)
+        return (unit, *(a for a in form if a != unit))
+
+    def natural_form(self, v: Value) -> Form:
+        """The full form nearest to how ``v`` lies: the sample axis, then axes in the order of their largest atoms."""
         wide = sorted((a for a in range(v.rank) if v.axes[a]), key=lambda a: max(v.axes[a], key=lambda i: (v.sizes[i], -i)))
         for candidate in ([NHWC] if v.rank == 4 else []) + [tuple(range(v.rank))]:
             if [a for a in candidate if v.axes[a]] == wide:
-                return candidate
+                return self.sample_first(v, candidate)
         form = list(wide)
         for a in range(v.rank):
             if not v.axes[a]:
                 form.insert(form.index(a - 1) + 1 if a else 0, a)
-        return tuple(form)
+        return self.sample_first(v, tuple(form))
 
     def to_logical(self, v: Value) -> str:
         """The IR tensor that holds ``v`` axis by axis in logical order."""
         return self.to_form(v, tuple(range(v.rank))).tensor
+
+    @staticmethod
+    def laid(array: np.ndarray, form: Form) -> np.ndarray:
+        """A constant of one logical axis per array axis, as ``form`` lays values. Axes that ``form`` leaves out have extent 1."""
+        named = [a for a in form if a >= 0]
+        left_out = [a for a in range(array.ndim) if a not in named]
+        shape = [array.shape[a] if a >= 0 else 1 for a in form]
+        return array.transpose(*left_out, *named).reshape(shape)
 
     def view(self, v: Value, shape: Sequence[int]) -> Value:
         """A view, with the data moved into logical order first where that can't be avoided."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qwtv2_edge.errors import GraphError, ImportGraphError, MissingToolError, Problem, UsageError
-from qwtv2_edge.frontend import aten
+from qwtv2_edge.frontend import aten, masks, sequence  # noqa: F401  sequence registers its rules
 from qwtv2_edge.frontend.aten import Affine, Const, Context, Unsupported, batch_norm_affine
 from qwtv2_edge.frontend.layout import NHWC, NHWC_OF_1D, Value, from_form
 from qwtv2_edge.frontend.passes import tidy
@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from torch.fx import Node as FxNode
 
 #: ops that take in a per-channel affine map of their output
-WEIGHTED = {"conv1d", "conv2d", "convolution", "conv_transpose1d", "conv_transpose2d", "linear", "addmm", "mm"}
+LINEAR = {"linear", "addmm", "mm", "matmul"}
+WEIGHTED = {"conv1d", "conv2d", "convolution", "conv_transpose1d", "conv_transpose2d"} | LINEAR
 BATCH_NORMS = {"batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm"}
 #: ops that ask for channels-last images, and ops that keep whatever layout they are given
-WANTS_NHWC = (WEIGHTED - {"linear", "addmm", "mm"}) | BATCH_NORMS | {
+WANTS_NHWC = (WEIGHTED - LINEAR) | BATCH_NORMS | {
     "max_pool1d", "max_pool2d", "max_pool2d_with_indices", "avg_pool1d", "avg_pool2d", "upsample_nearest1d", "upsample_nearest2d",
     "upsample_bilinear2d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "_adaptive_avg_pool2d", "adaptive_max_pool1d",
     "adaptive_max_pool2d", "prelu", "_prelu_kernel",
@@ -46,9 +47,20 @@ KEEPS_LAYOUT = {
     "hardsigmoid", "leaky_relu", "elu", "clone", "dropout", "contiguous", "detach", "alias", "to", "_to_copy", "pad",
     "constant_pad_nd", "cat", "slice", "split", "split_with_sizes", "chunk", "getitem",
 }  # fmt: skip
+#: ops that give the same numbers under another shape or type
+VIEWS = {
+    "view", "reshape", "_unsafe_view", "view_copy", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as", "permute",
+    "transpose", "slice", "select", "to", "_to_copy", "float", "clone", "contiguous", "detach", "alias",
+}  # fmt: skip
 #: nodes that compute nothing and are never read
 IGNORED = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size"}
 CONTROL_FLOW = {"cond", "while_loop", "map_impl", "scan", "associative_scan"}
+
+#: torch's own modules that hold many ops
+COMPOSITES = ("torch.nn.modules.activation.MultiheadAttention", "torch.nn.modules.transformer.")
+#: ops that keep the order of entries along the axis that a softmax or maximum goes over
+KEEPS_ORDER = VIEWS | {"add", "mul", "div", "masked_fill", "masked_fill_", "where", "cat", "dropout"}
+ORDER_READERS = {"softmax", "_softmax", "_safe_softmax", "amax", "max.default", "max.dim", "argmax"}
 
 EVAL_FIX = "call module.eval() before capture"
 
@@ -59,8 +71,10 @@ def capture(module: torch.nn.Module | ExportedProgram, example_inputs: Any = Non
     Args:
         module: an ``nn.Module`` in eval mode, or a ``torch.export.ExportedProgram``.
         example_inputs: one array or tensor, or a tuple of them: shapes as the module takes them (batch 1 in axis 0 gives
-            a graph that runs any number of samples). NumPy arrays are taken as float32. Not needed for an ExportedProgram.
-    Returns: the graph; BatchNorm is folded, every node carries the module path and the user's source line.
+            a graph that runs any number of samples). NumPy arrays of int32, int64 and bool are indices and masks, all
+            others are taken as float32. Not needed for an ExportedProgram.
+    Returns: the graph; BatchNorm is folded, every node carries the module path and the user's source line. Indices of
+        embeddings are int32 inputs, masks (whatever their type) float32 inputs that hold 0 or 1.
     Raises:
         ImportGraphError: the network can't be captured; ``problems`` lists every reason found in one pass.
         UsageError: ``module`` or ``example_inputs`` is not what is described above.
@@ -110,9 +124,10 @@ def _as_tensors(torch: ModuleType, example_inputs: Any) -> tuple[Any, ...]:
             out.append(x)
             continue
         array = np.asarray(x)
-        if array.dtype.kind not in "fiub" or array.dtype.kind == "b":
+        if array.dtype.kind not in "fiub":
             raise UsageError(f"example input {i} has dtype {array.dtype}", fix="pass torch tensors or numeric arrays")
-        out.append(torch.from_numpy(np.array(array, np.float32)))  # a copy: read-only arrays are welcome
+        dtype = {"int32": np.int64, "int64": np.int64, "bool": np.bool_}.get(array.dtype.name, np.float32)
+        out.append(torch.from_numpy(np.array(array, dtype)))  # a copy: read-only arrays are welcome
     return tuple(out)
 
 
@@ -158,7 +173,7 @@ def _export(torch: ModuleType, module: torch.nn.Module, inputs: tuple[Any, ...])
 def _functionalise(program: ExportedProgram) -> ExportedProgram:
     """Take out in-place ops, and break down ops without a rule; costs half a second, so only where it is needed."""
     calls = [n for n in program.graph.nodes if n.op == "call_function"]
-    if all((_op_name(n) in aten.RULES or _op_name(n) == "getitem") and not _mutates(n) for n in calls):
+    if all((aten.has_rule(_op_name(n)) or _op_name(n) == "getitem") and not _mutates(n) for n in calls):
         return program
     try:
         with _quiet():
@@ -193,13 +208,13 @@ def _location(node: FxNode) -> Location:
 
 
 def _module_of(node: FxNode) -> tuple[str, bool]:
-    """(module path, whether that module is one of torch's own)."""
+    """(module path, whether that module is one of torch's own that stands for one op)."""
     stack = node.meta.get("nn_module_stack") or {}
     if not stack:
         return "", False
     path, kind = list(stack.values())[-1]
     kind = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
-    return re.sub(r"@\d+", "", path), kind.startswith("torch.nn.")
+    return re.sub(r"@\d+", "", path), kind.startswith("torch.nn.") and not kind.startswith(COMPOSITES)
 
 
 def _node_name(node: FxNode) -> str:
@@ -288,7 +303,7 @@ def _read_inputs(s: _Lowering) -> None:
             continue
         spec = specs[node.name]
         if spec.kind in (kinds.PARAMETER, kinds.BUFFER, kinds.CONSTANT_TENSOR):
-            _bind_parameter(s, node, spec.target)
+            _bind_parameter(s, node, spec.target, may_mask=spec.kind != kinds.PARAMETER)
         elif spec.kind == kinds.USER_INPUT:
             _declare_input(s, node)
         else:
@@ -296,7 +311,8 @@ def _read_inputs(s: _Lowering) -> None:
             s.values[node] = None
 
 
-def _bind_parameter(s: _Lowering, node: FxNode, target: str) -> None:
+def _bind_parameter(s: _Lowering, node: FxNode, target: str, may_mask: bool) -> None:
+    """may_mask: negative infinity is taken, as masks hold it; what is left of it in a constant of the graph is refused later."""
     program = s.program
     table: Mapping[str, Any] = program.state_dict
     tensor = table[target] if target in table else program.constants[target]
@@ -310,7 +326,8 @@ def _bind_parameter(s: _Lowering, node: FxNode, target: str) -> None:
         if tensor.dtype != s.torch.float32:
             s.problem(user, "unsupported-dtype", f"'{target}' is {tensor.dtype}", "convert the module with .float()", name=target)
         bad = int((~s.torch.isfinite(tensor)).sum())
-        if bad:
+        if bad and not (may_mask and bool((s.torch.isfinite(tensor) | (tensor == -np.inf)).all())):
+            s.context.reported.add(target)
             s.problem(
                 user,
                 "non-finite-weight",
@@ -331,17 +348,66 @@ def _declare_input(s: _Lowering, node: FxNode) -> None:
     if not _static(shape):
         s.problem(node, "dynamic-shape", f"input '{node.name}' has shape {tuple(map(str, shape))}", "export with static shapes", node.name)
         shape = tuple(d if isinstance(d, int) else int(d.node.hint or 1) for d in shape)
-    if meta.dtype != s.torch.float32:
-        s.problem(node, "unsupported-dtype", f"input '{node.name}' is {meta.dtype}", "networks take float32 inputs", node.name)
+    dtype, mask = _role(s.torch, node, meta.dtype)
+    if dtype is None:
+        fix = "networks take float32 inputs, int32 or int64 indices of embeddings, and masks"
+        s.problem(node, "unsupported-dtype", f"input '{node.name}' is {meta.dtype}", fix, node.name)
     if 0 in shape:
         s.problem(node, "unsupported-form", f"input '{node.name}' of shape {shape} holds nothing", "give every axis an extent", node.name)
         shape = tuple(max(1, d) for d in shape)
-    tensor = c.b.input(node.name, TensorType(shape))
+    tensor = c.b.input(node.name, TensorType(shape, dtype or "float32"))
     value = from_form(tensor, shape, tuple(range(len(shape))))
+    if mask:
+        s.values[node] = masks.of_input(value, meta.dtype == s.torch.bool)
+        return
     form = {4: NHWC, 3: NHWC_OF_1D}.get(len(shape))
     if form is not None and _reaches_image_op(node):  # the transpose goes where a channels-last input can drop it
         value = c.to_form(value, form)
     s.values[node] = value
+
+
+def _role(torch: ModuleType, node: FxNode, dtype: Any) -> tuple[str | None, bool]:
+    """(dtype of the graph input or None where there is none, whether it is a mask) of an input of the network."""
+    if dtype == torch.bool:
+        return "float32", True
+    if dtype in (torch.int32, torch.int64):
+        indexes = any(_op_name(user) == "embedding" for user, _ in _readers_through(node, VIEWS))
+        return ("int32", False) if indexes else ("float32", True)
+    return ("float32", _is_mask(node)) if dtype == torch.float32 else (None, False)
+
+
+def _readers_through(start: FxNode, ops: set[str]) -> Iterator[tuple[FxNode, FxNode]]:
+    """(reader, what it reads) of ``start`` and of everything that ``ops`` make of it."""
+    todo, seen = [start], {start}
+    while todo:
+        node = todo.pop()
+        for user in node.users:
+            yield user, node
+            if user not in seen and user.op == "call_function" and _op_name(user) in ops:
+                seen.add(user)
+                todo.append(user)
+
+
+def _is_mask(start: FxNode) -> bool:
+    """True where a float input can only mean a mask: all that reads it compares it, makes it a masking number, or averages over it."""
+    steps = VIEWS | {"rsub", "sub", "clamp", "sum"}
+    masking = weighting = counting = False
+    for user, node in _readers_through(start, steps):
+        op = _op_name(user)
+        others = [a for a in user.args if a is not node and _is_fx(a)]
+        if op in ("eq", "ne", "lt", "gt", "le", "ge"):
+            masking = True
+        elif op == "mul" and not others:
+            masking = masking or any(isinstance(a, int | float) and -abs(a) <= masks.MASKING for a in user.args)
+            if not masking:
+                return False
+        elif op == "mul" and others:
+            weighting = True
+        elif op == "div" and user.args[1] is node:
+            counting = True
+        elif op not in steps | IGNORED or (op in ("rsub", "sub") and others):
+            return False
+    return masking if not (weighting or counting) else weighting and counting
 
 
 def _reaches_image_op(start: FxNode) -> bool:
@@ -367,7 +433,7 @@ def _is_tuple(node: FxNode) -> bool:
 def _evaluate_constants(s: _Lowering) -> None:
     """Compute, with torch itself, every node that depends on parameters, buffers and numbers alone."""
     torch = s.torch
-    known: dict[Any, Any] = {n: v for n, v in s.values.items() if not isinstance(v, Value)}
+    known: dict[Any, Any] = {n: v for n, v in s.values.items() if not isinstance(v, Value | aten.Symbol)}
     for node in s.nodes:
         if node.op == "get_attr":
             attr: Any = s.program.graph_module
@@ -410,16 +476,23 @@ def _plan_folds(s: _Lowering) -> dict[Any, _Fold]:
     """weighted op -> the BatchNorms and per-channel constants that directly follow it and nobody else reads."""
     plan = {}
     for node in s.nodes:
-        if node.op == "call_function" and node not in s.values and _op_name(node) in WEIGHTED:
+        if node.op == "call_function" and node not in s.values and _op_name(node) in WEIGHTED and _has_weights(s, node):
             fold = _chain(s, node)
             if fold.nodes:
                 plan[node] = fold
     return plan
 
 
+def _has_weights(s: _Lowering, node: FxNode) -> bool:
+    """False for the products of two activations, and for addmm of an activation."""
+    factors = {"mm": ("mat2",), "matmul": ("other",), "addmm": ("self", "mat2")}.get(_op_name(node), ())
+    values = [s.values.get(_arguments(node)[name]) for name in factors]
+    return all(isinstance(v, Const) for v in values) and (_op_name(node) != "matmul" or values[0].array.ndim == 2)
+
+
 def _chain(s: _Lowering, head: FxNode) -> _Fold:
     shape = _shape_of(head.meta["val"])
-    axis = len(shape) - 1 if _op_name(head) in ("linear", "addmm", "mm") else 1
+    axis = len(shape) - 1 if _op_name(head) in LINEAR else 1
     if len(shape) <= axis or not _static(shape):
         return _Fold(Affine(np.ones(1), np.zeros(1)), ())
     scale, offset = np.ones(shape[axis]), np.zeros(shape[axis])
@@ -528,10 +601,11 @@ def _lower_node(s: _Lowering, node: FxNode, fold: _Fold | None) -> Any:
     c.out_shapes = tuple(_shape_of(m) for m in tensors)
     c.name, c.is_module, c.location = _node_name(node), all(_module_of(node)), _location(node)
     c.op, c.affine = op, fold.affine if fold is not None else None
+    c.is_score = lambda: any(_op_name(user) in ORDER_READERS for user, _ in _readers_through(node, KEEPS_ORDER))
     try:
         if op in CONTROL_FLOW:
             raise Unsupported(f"control flow ({op})", "compute both sides and mix them", "data-dependent-control-flow")
-        if op not in aten.RULES:
+        if not aten.has_rule(op):
             raise Unsupported(f"op '{node.target}' has no form here", aten.HINTS.get(op.strip("_").split(".")[0], ""), "unsupported-op")
         empty = [shape for shape in c.out_shapes[: 1 if op in aten.READABLE_OUTPUTS else None] if 0 in shape]
         if empty:
@@ -542,7 +616,7 @@ def _lower_node(s: _Lowering, node: FxNode, fold: _Fold | None) -> Any:
                 if user.args[1] not in readable and user.users:
                     raise Unsupported(f"output {user.args[1]} of {op} (indices or statistics) is used", "use the values only")
         kwargs = s.torch.fx.node.map_arg(_arguments(node), lambda n: s.values[n])
-        result = aten.RULES[op](c, **{k: _plain(v) for k, v in kwargs.items()})
+        result = aten.apply(c, op, **{k: _plain(v) for k, v in kwargs.items()})
     except Unsupported as u:
         s.problem(node, u.code, u.message, u.fix)
         return _stand_in(s, node, metas)
@@ -591,11 +665,8 @@ def _write_outputs(s: _Lowering) -> None:
         if not isinstance(value, Value):
             s.problem(node if _is_fx(node) else None, "unsupported-form", f"output '{name}' does not depend on the inputs", name=str(name))
             continue
-        if value.stretched is not None:
-            s.problem(node, "unsupported-form", "an expanded tensor is an output", "return it before expand")
-            value = replace(value, stretched=None)
         c.name, c.location = _node_name(node), _location(node)
-        tensor = c.to_logical(value)
+        tensor = c.to_logical(aten.whole(c, value))
         if tensor in c.b.inputs or tensor in c.b.outputs:  # an output is a tensor of its own
             tensor = c.copy(tensor)
         c.b.outputs.append(tensor)
