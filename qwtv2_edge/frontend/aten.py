@@ -7,7 +7,8 @@ A rule that can't take an op as it stands raises :class:`Unsupported`; the impor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, ClassVar
@@ -92,6 +93,13 @@ class Context(Layouter):
             )
         return super().constant(source, array, name)
 
+    @contextmanager
+    def result_of(self, shape: tuple[int, ...]) -> Iterator[None]:
+        """While rules make an intermediate result of ``shape`` on the way to the op's own."""
+        own, self.out_shapes = self.out_shapes, (shape,)
+        yield
+        self.out_shapes = own
+
     def is_integer(self, v: Value) -> bool:
         return self.b.tensors[v.tensor].dtype != "float32"
 
@@ -175,17 +183,18 @@ def has_rule(op: str) -> bool:
 
 def apply(c: Context, op: str, **arguments: Any) -> Any:
     """The result of ``op`` by the rule that fits the kinds of its arguments."""
+    c.op = op
     parts = [x for a in arguments.values() for x in (a if isinstance(a, list) else [a])]
     symbol = next((x for x in parts if isinstance(x, Symbol)), None)
     if symbol is not None:
         if op not in SYMBOL_RULES[type(symbol)]:
             raise Unsupported(f"{op} of {symbol.words}", symbol.fix)
         return SYMBOL_RULES[type(symbol)][op](c, **arguments)
-    if op not in RULES:
-        raise Unsupported(f"{op} of the network's data", "it has a form here for masks only", "unsupported-op")
     if op not in TAKES_INTEGERS and any(isinstance(x, Value) and c.is_integer(x) for x in parts):
         fix = "integer inputs index embeddings; make what is computed from them an input of its own"
         raise Unsupported(f"{op} of integers", fix, "unsupported-dtype")
+    if op not in RULES:
+        raise Unsupported(f"{op} of the network's data", "it has a form here for masks only", "unsupported-op")
     if op not in TAKES_STRETCHED:
         arguments = {k: [whole(c, x) for x in a] if isinstance(a, list) else whole(c, a) for k, a in arguments.items()}
     return RULES[op](c, **arguments)
@@ -833,7 +842,10 @@ def whole(c: Context, x: Any) -> Any:
         return x
     shape, v = x.stretched, replace(x, stretched=None)
     for axis, (have, wanted) in enumerate(zip(v.shape, shape, strict=True)):
-        if have != wanted:
+        if have != wanted and axis == 0 and c.real_shape(v)[:1] == (1,):  # beside the sample axis, not along it
+            v = _concat(c, [lift(v, v.rank + 1)] * wanted, 1, ".expand0")
+            v = replace(v, axes=v.axes[1:])
+        elif have != wanted:
             v = _concat(c, [v] * wanted, axis, f".expand{axis}")
     return v
 

@@ -215,9 +215,9 @@ def arithmetic(c: Context, self: Any, other: Any = None, alpha: Any = 1, roundin
     a, b = as_mask(self), as_mask(other)
     if op == "mul" and (a.yes, a.no) == (b.yes, b.no) == (1.0, 0.0):
         return replace(and_(c, a, b), boolean=False)
-    a, b = _additive(a), _additive(b)
-    if op == "add" and a is not None and b is not None:
-        return Mask(a.literals + b.literals, c.out_shape, 0.0, min(a.no, b.no), boolean=False)
+    first, second = _additive(a), _additive(b)
+    if op == "add" and first is not None and second is not None:
+        return Mask(first.literals + second.literals, c.out_shape, 0.0, min(first.no, second.no), boolean=False)
     raise Unsupported(f"{op} of two masks", "multiply masks of 0 and 1, add masks of 0 and -1e4")
 
 

@@ -18,6 +18,7 @@ from qwtv2_edge.ops.matmul import BatchMatmulAttrs
 
 Operand = Value | Const
 
+
 def shape_of(x: Operand) -> tuple[int, ...]:
     """The logical shape, expansion included."""
     return x.array.shape if isinstance(x, Const) else (x.stretched or x.shape)
@@ -30,7 +31,7 @@ def product(c: Context, a: Operand, b: Operand, suffix: str = "") -> Value:
     a, b = (_widened(c, x, lead) for x in (a, b))
     m, k, n = rank - 2, rank - 1, rank - 1
     # axes of one entry are left out, but for one in front where both operands lie with their sample axis there
-    front = (-1,) if all(c.real_shape(x)[:1] == (1,) for x in (a, b) if isinstance(x, Value)) else ()
+    front: Form = (-1,) if all(c.real_shape(x)[:1] == (1,) for x in (a, b) if isinstance(x, Value)) else ()
     front += tuple(i for i in range(rank - 2) if lead[i] > 1)
     swapped = isinstance(b, Value) and bool(b.axes[-1]) and bool(b.axes[-2]) and max(b.axes[-1]) < max(b.axes[-2])
     form: Form = (*front, m, k)

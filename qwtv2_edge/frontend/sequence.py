@@ -17,6 +17,7 @@ from qwtv2_edge.frontend.aten import (
     activation,
     apply,
     axis_of,
+    binary,
     constant,
     reduce_axes,
     rule,
@@ -79,7 +80,8 @@ def attention(
             kept = attn_mask if isinstance(attn_mask, Mask) else masks.of_constant(attn_mask)
             scores = masks.fill(c, scores, kept, masks.FILL)
         else:  # added after scaling
-            scores = masks.add_to_scores(c, scores, attn_mask, beta)
+            with c.result_of(scores.shape):
+                scores = masks.add_to_scores(c, scores, attn_mask, beta)
     v, form = c.last(scores, scores.rank - 1)
     weights = from_form(c.emit("softmax", (v.tensor,), SoftmaxAttrs(beta), ".softmax"), scores.shape, form)
     return (product(c, weights, value, ".values"),)
@@ -203,10 +205,9 @@ def variance(c: Context, self: Any, dim: Any = None, unbiased: Any = None, corre
     if (correction if unbiased is None else int(unbiased)) != 0:
         raise Unsupported("a variance with Bessel's correction", "pass unbiased=False (correction=0)")
     dims = tuple(dim or range(x.rank))
-    own, c.out_shapes = c.out_shapes, (x.shape,)
-    centred = apply(c, "sub", self=x, other=reduce_axes(c, "mean", x, dims, keepdim=True))
-    square = apply(c, "mul", self=centred, other=centred)
-    c.out_shapes = own
+    with c.result_of(x.shape):
+        centred = binary(c, "sub", x, reduce_axes(c, "mean", x, dims, keepdim=True))
+        square = binary(c, "mul", centred, centred)
     return reduce_axes(c, "mean", square, dims, keepdim)
 
 

@@ -487,7 +487,7 @@ def _has_weights(s: _Lowering, node: FxNode) -> bool:
     """False for the products of two activations, and for addmm of an activation."""
     factors = {"mm": ("mat2",), "matmul": ("other",), "addmm": ("self", "mat2")}.get(_op_name(node), ())
     values = [s.values.get(_arguments(node)[name]) for name in factors]
-    return all(isinstance(v, Const) for v in values) and (_op_name(node) != "matmul" or values[0].array.ndim == 2)
+    return all(isinstance(v, Const) and (v.array.ndim == 2 or name == "self") for name, v in zip(factors, values, strict=True))
 
 
 def _chain(s: _Lowering, head: FxNode) -> _Fold:

@@ -176,10 +176,10 @@ def test_integers_that_index_nothing_are_refused() -> None:
             self.table = nn.Embedding(5, 4)
 
         def forward(self, ids: torch.Tensor) -> torch.Tensor:
-            return self.table(ids) * ids.ne(0)
+            return self.table(ids) * ids.ne(0).unsqueeze(-1)
 
     error = refused(Net(), np.zeros((1, 3), np.int64))
-    assert "ne of integers" in str(error) or "comparison" in str(error)
+    assert "ne of integers" in str(error)
 
 
 def test_dynamic_shapes() -> None:
