@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-from cases import activation, clamp, conv, elementwise, layout, linear, pool
+from cases import activation, clamp, conv, elementwise, index, layout, linear, matmul, norm, pool
 from cases.build import Case, feeds
 
 CASES: dict[str, list[Case]] = {
-    family.__name__.rsplit(".", 1)[-1]: family.cases() for family in (conv, linear, elementwise, pool, activation, clamp, layout)
+    family.__name__.rsplit(".", 1)[-1]: family.cases()
+    for family in (conv, linear, matmul, elementwise, pool, norm, activation, clamp, layout, index)
 }
 
 __all__ = ["CASES", "Case", "feeds"]

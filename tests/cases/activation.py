@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from cases.build import GRIDS, Case, act, draw_act, op_case
+from cases.build import GRIDS, Case, act, draw_act, draw_wide, op_case
 from qwtv2_edge.ir.types import Quantization, TensorType
-from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs
+from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs, GeluAttrs
 from qwtv2_edge.ops.spec import NoAttrs
 
 SHAPE = (1, 4, 8, 8)
@@ -25,6 +25,9 @@ def cases() -> list[Case]:
             free = Quantization.per_tensor(grid.scale(x.scale * rng.uniform(0.5, 1.6)), int(rng.integers(-128, 128)))
             out.append(op_case(f"hard-swish-{label}", "hard_swish", NoAttrs(), [x], free))
             out.append(op_case(f"elu-{label}", "elu", AlphaAttrs(1.0), [x], free))
+            for approximate in (False, True):
+                label_gelu = f"gelu-{'tanh' if approximate else 'erf'}-{label}"
+                out.append(op_case(label_gelu, "gelu", GeluAttrs(approximate), [x], free))
             for alpha in (0.01, 0.3, 2.0):
                 out.append(op_case(f"leaky-relu-{alpha}-{label}", "leaky_relu", AlphaAttrs(alpha), [x], free))
             slope_type = TensorType((8,), "int8", Quantization.per_tensor(grid.scale(0.01), int(rng.integers(-20, 20))))
@@ -40,4 +43,11 @@ def cases() -> list[Case]:
             free = Quantization.per_tensor(x.scale / ratio, int(rng.integers(-128, 128)))
             out.append(op_case(f"requantize-{ratio:g}-{grid_name}", "requantize", NoAttrs(), [x], free))
             out.append(op_case(f"leaky-relu-ratio-{ratio:g}-{grid_name}", "leaky_relu", AlphaAttrs(0.1), [x], free))
+            narrow, w = draw_act(rng, SHAPE, grid), draw_wide(rng, SHAPE, grid)
+            label, wide_out = f"{ratio:g}-{grid_name}", Quantization.per_tensor(w.scale / ratio, 0)
+            widened = Quantization.per_tensor(narrow.scale / (ratio * 256), 0)
+            narrowed = Quantization.per_tensor(w.scale * 256 / ratio, int(rng.integers(-128, 128)))
+            out.append(op_case(f"requantize-8to16-{label}", "requantize", NoAttrs(), [narrow], widened, dtype="int16"))
+            out.append(op_case(f"requantize-16to8-{label}", "requantize", NoAttrs(), [w], narrowed))
+            out.append(op_case(f"requantize-16to16-{label}", "requantize", NoAttrs(), [w], wide_out, dtype="int16"))
     return out

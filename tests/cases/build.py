@@ -7,11 +7,14 @@ from math import prod
 
 import numpy as np
 
-from qwtv2_edge.ir.graph import Graph, GraphBuilder
+from qwtv2_edge.ir.check import MASK
+from qwtv2_edge.ir.graph import Graph, GraphBuilder, origin
 from qwtv2_edge.ir.types import Quantization, TensorType
 
 #: standard deviation of uniform int8 codes
 CODE_STD = 74.0
+#: 16-bit codes per 8-bit one, over one range
+WIDER = 256
 
 
 @dataclass(frozen=True)
@@ -51,29 +54,64 @@ def draw_act(rng: np.random.Generator, shape, grid: Grid, near: float = 0.05, ze
     return act(shape, grid.scale(near * 2 ** rng.uniform(-1, 1)), z)
 
 
+def wide(shape, scale: float) -> TensorType:
+    """An int16 activation."""
+    return TensorType(tuple(shape), "int16", Quantization.per_tensor(scale, 0))
+
+
+def draw_wide(rng: np.random.Generator, shape, grid: Grid, near: float = 0.05 / WIDER) -> TensorType:
+    """An int16 activation with a random scale within a factor 2 of ``near``."""
+    return wide(shape, grid.scale(near * 2 ** rng.uniform(-1, 1)))
+
+
 def feeds(graph: Graph, rng: np.random.Generator, samples: int = 24) -> list[np.ndarray]:
     """Inputs for ``graph``: edge patterns first, then random samples. First axis = samples."""
     out = []
     for name in graph.inputs:
         type = graph.tensors[name]
         shape = (samples * type.shape[0], *type.shape[1:])
-        if type.dtype == "float32":
-            scale = next(graph.tensors[n.outputs[0]].scale for n in graph.consumers()[name])
-            x = (rng.normal(0, 60, shape) * scale).astype(np.float32)
-            flat = x.reshape(samples, -1)
-            flat[0] = (np.arange(flat.shape[1]) % 300 - 150 + np.float32(0.5)) * np.float32(scale)
-            flat[1] = -flat[0]
-            flat[2] = 0
-            flat[3] = 1e6
-            out.append(x)
-            continue
-        x = rng.integers(-128, 128, shape, dtype=np.int8)
+        make = {"float32": _feed_reals, "int8": _feed_codes, "int16": _feed_wide, "int32": _feed_indices}[type.dtype]
+        x, patterns = make(graph, name, shape, rng)
         flat = x.reshape(samples, -1)
-        flat[0], flat[1], flat[2] = -128, 127, type.zero_point
-        flat[3] = (np.arange(flat.shape[1]) % 256 - 128).astype(np.int8)
-        flat[4] = rng.integers(max(-128, type.zero_point - 3), min(128, type.zero_point + 4), flat.shape[1])
+        for row, pattern in zip(flat, patterns, strict=False):
+            row[:] = np.broadcast_to(pattern, type.shape).ravel()
         out.append(x)
     return out
+
+
+def _feed_reals(graph: Graph, name: str, shape, rng: np.random.Generator):
+    """(random reals, patterns): ties of the quantize node behind them, and values far outside. Masks hold 0 and 1."""
+    type = next(graph.tensors[n.outputs[0]] for n in graph.consumers()[name])
+    if type.quantization == MASK:
+        return rng.integers(0, 2, shape).astype(np.float32), (1, 0)
+    ramp = np.arange(type.size, dtype=np.float32).reshape(type.shape)
+    ties = (ramp % 300 - 150 + np.float32(0.5)) * np.float32(type.scale)
+    return (rng.normal(0, 60 if type.dtype == "int8" else 15000, shape) * type.scale).astype(np.float32), (ties, -ties, 0, 2e7 * type.scale)
+
+
+def _feed_codes(graph: Graph, name: str, shape, rng: np.random.Generator):
+    type = graph.tensors[name]
+    ramp = np.arange(type.size).reshape(type.shape) % 256 - 128
+    near = rng.integers(max(-128, type.zero_point - 3), min(128, type.zero_point + 4), type.shape)
+    return rng.integers(-128, 128, shape, dtype=np.int8), (-128, 127, type.zero_point, ramp, near)
+
+
+def _feed_wide(graph: Graph, name: str, shape, rng: np.random.Generator):
+    """Whole range, then: constant rows, one channel far from the rest, small and middling values."""
+    type = graph.tensors[name]
+    outlier = rng.integers(-300, 300, type.shape)
+    outlier[..., rng.integers(type.shape[-1])] = 32767
+    rows = rng.integers(-32768, 32768, (*type.shape[:-1], 1))
+    ends = rng.choice([-32768, 32767], type.shape)
+    middling = np.clip(rng.normal(0, 4000, (6, *type.shape)), -32768, 32767).astype(np.int16)
+    small = rng.integers(-3, 4, (2, *type.shape))
+    return rng.integers(-32768, 32768, shape, dtype=np.int16), (-32768, 32767, 0, rows, outlier, *small, ends, *middling)
+
+
+def _feed_indices(graph: Graph, name: str, shape, rng: np.random.Generator):
+    tables = [graph.tensors[n.inputs[1]] for n in graph.nodes if n.op == "embedding" and origin(graph, n.inputs[0]) == name]
+    entries = min(t.shape[0] for t in tables)
+    return rng.integers(0, entries, shape, dtype=np.int32), (0, entries - 1)
 
 
 def weights(rng: np.random.Generator, shape, axis: int | None, grid: Grid, near: float = 0.01, bits: int = 8):
@@ -100,33 +138,36 @@ def output_scale(x: TensorType, w: TensorType, taps: int, grid: Grid, gain: floa
 
 def weighted_case(
     name: str, op: str, attrs, x_shape, w_shape, axis: int, out_axis: int, rng: np.random.Generator, grid: Grid,
-    *, per_tensor: bool = False, bits: int = 8, gain: float = 1.0, out_zero_point: int | None = None, taps: int | None = None,
+    *, per_tensor: bool = False, bits: int = 8, widened: bool = False, gain: float = 1.0,
+    out_zero_point: int | None = None, taps: int | None = None,
 ) -> Case:  # fmt: skip
-    """A graph of one weighted op. ``out_axis``: which axis of the weights counts output channels."""
+    """A graph of one weighted op. ``out_axis``: which axis of the weights counts output channels. ``widened``: 16-bit activations."""
     b = GraphBuilder(name)
-    x = b.input("x", draw_act(rng, x_shape, grid))
+    x = b.input("x", draw_wide(rng, x_shape, grid) if widened else draw_act(rng, x_shape, grid))
     codes, w_type = weights(rng, w_shape, None if per_tensor else axis, grid, bits=bits)
     w = b.constant("w", codes, w_type)
     channels = w_shape[out_axis]
     taps = taps or prod(w_shape) // channels
-    std = CODE_STD * (CODE_STD if bits == 8 else 4.5) * np.sqrt(taps)
+    std = CODE_STD * (CODE_STD if bits == 8 else 4.5) * np.sqrt(taps) * (WIDER if widened else 1)
     scale = Quantization.per_channel(np.float32(b.tensors[x].scale) * w_type.quantization.scale_array, 0)
     bias_type = TensorType((channels,), "int32", scale)
     beta = b.constant("b", bias(rng, channels, std / 4), bias_type)
     z = int(rng.integers(-128, 128)) if out_zero_point is None else out_zero_point
-    quantization = Quantization.per_tensor(output_scale(b.tensors[x], w_type, taps, grid, gain), z)
+    out_scale = output_scale(b.tensors[x], w_type, taps, grid, gain)  # wider by as much as the codes are
+    quantization = Quantization.per_tensor(out_scale, 0 if widened else z)
     from qwtv2_edge.ops import OPS
 
     shape = OPS[op].infer((b.tensors[x], w_type, bias_type), attrs)[0].shape
-    (y,) = b.add(op, (x, w, beta), attrs, name="y", out_types=(TensorType(shape, "int8", quantization),))
+    (y,) = b.add(op, (x, w, beta), attrs, name="y", out_types=(TensorType(shape, b.tensors[x].dtype, quantization),))
     b.outputs = [y]
     return Case(name, b.freeze())
 
 
 def op_case(
-    name: str, op: str, attrs, inputs: list[TensorType], out: Quantization, *, constants: dict[int, np.ndarray] | None = None
-) -> Case:
-    """A graph of one op. ``constants``: input position -> codes, for inputs that are constants."""
+    name: str, op: str, attrs, inputs: list[TensorType], out: Quantization | None, *,
+    constants: dict[int, np.ndarray] | None = None, dtype: str = "int8",
+) -> Case:  # fmt: skip
+    """A graph of one op. ``constants``: input position -> codes, for inputs that are constants. ``dtype``: the output's."""
     from qwtv2_edge.ops import OPS
 
     b = GraphBuilder(name)
@@ -137,8 +178,7 @@ def op_case(
         else:
             names.append(b.input(f"x{i}", type))
     shape = OPS[op].infer(tuple(inputs), attrs)[0].shape
-    dtype = "float32" if op == "dequantize" else "int8"
-    out_type = TensorType(shape, dtype, None if dtype == "float32" else out)
+    out_type = TensorType(shape, dtype, out)
     (y,) = b.add(op, names, attrs, name="y", out_types=(out_type,))
     b.outputs = [y]
     return Case(name, b.freeze())

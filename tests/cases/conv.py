@@ -75,6 +75,13 @@ def cases() -> list[Case]:
         for name, (x, k, o, a) in TRANSPOSED.items():
             taps = max(1, k[0] * k[1] * x[3] // (a.stride[0] * a.stride[1]))
             out.append(weighted_case(f"transposed-{name}-{grid_name}", "transpose_conv2d", a, x, _o(k, o, x), 0, 0, rng, grid, taps=taps))
+        for name in ("1x1", "3x3-same", "3x3-pad1-stride2", "dilation", "1d", "one-channel"):
+            x, k, o, a = CONV[name]
+            out.append(weighted_case(f"conv2d-wide-{name}-{grid_name}", "conv2d", a, x, _o(k, o, x), 0, 0, rng, grid, widened=True))
+        for name in ("3x3", "3x3-pad1-stride2", "5x5", "multiplier2", "1d", "one-channel"):
+            x, k, m, a = DEPTHWISE[name]
+            label, w = f"depthwise-wide-{name}-{grid_name}", (1, *k, x[3] * m)
+            out.append(weighted_case(label, "depthwise_conv2d", a, x, w, 3, 3, rng, grid, widened=True))
     out += _variants()
     return out
 
@@ -93,6 +100,8 @@ def _variants() -> list[Case]:
                     f"depthwise-{activation}-{grid_name}", "depthwise_conv2d", a, x, (1, 3, 3, 6), 3, 3, rng, grid, out_zero_point=-100
                 )
             )
+        a = Conv2DAttrs(activation=activation)
+        out.append(weighted_case(f"conv2d-wide-{activation}", "conv2d", a, x, (5, 3, 3, 6), 0, 0, rng, RANDOM, widened=True))
     for activation in ("relu", "relu6"):
         a = TransposeConvAttrs((2, 2), ((1, 0), (1, 0)), activation=activation)
         out.append(weighted_case(f"transposed-{activation}", "transpose_conv2d", a, x, (4, 3, 3, 6), 0, 0, rng, RANDOM, taps=14))

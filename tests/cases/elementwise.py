@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cases.build import GRIDS, RANDOM, Case, act, draw_act, op_case
+from cases.build import GRIDS, RANDOM, WIDER, Case, Grid, act, draw_act, draw_wide, op_case
 from qwtv2_edge.ir import GraphBuilder, Quantization, TensorType
 from qwtv2_edge.ops.elementwise import BinaryAttrs
 from qwtv2_edge.ops.layout import ReshapeAttrs
@@ -34,6 +34,39 @@ def _twice(op: str, grid_name: str, through_reshape: bool) -> Case:
     out = TensorType(type.shape, "int8", Quantization.per_tensor(grid.scale(type.scale**2 * 60 if op == "mul" else type.scale * 1.5), 3))
     b.outputs = list(b.add(op, (x, y), BinaryAttrs(), name="node", out_types=(out,)))
     return Case(f"{op}-{'reshaped-twin' if through_reshape else 'twice'}-{grid_name}", b.freeze())
+
+
+def _wide(grid_name: str, grid: Grid) -> list[Case]:
+    """Results of 16 bits: sums of operands of either width, products of 16-bit ones."""
+    rng, out = np.random.default_rng(47), []
+
+    def case(name: str, op: str, x: TensorType, y: TensorType, *, gain: float = 1.0, constant: int | None = None, attrs=None) -> None:
+        codes = {}
+        if constant is not None:
+            low, high = (x, y)[constant].code_bounds
+            codes[constant] = rng.integers(low, high + 1, (x, y)[constant].shape, dtype=(x, y)[constant].dtype)
+        reach = [t.scale * (WIDER if t.dtype == "int16" else 1) for t in (x, y)]
+        spread = np.hypot(*reach) if op != "mul" else reach[0] * reach[1] * 74
+        q = Quantization.per_tensor(grid.scale(spread * 1.5 / (WIDER * gain)), 0)
+        out.append(op_case(f"{op}-wide-{name}-{grid_name}", op, attrs or BinaryAttrs(), [x, y], q, constants=codes, dtype="int16"))
+
+    shape = (1, 4, 7)
+    for op in ("add", "sub", "mul"):
+        for name, (sx, sy) in {"same": (shape, shape), "channel": (shape, (1, 1, 7)), "rank4": SHAPES["swapped"]}.items():
+            case(name, op, draw_wide(rng, sx, grid), draw_wide(rng, sy, grid))
+        case("constant", op, draw_wide(rng, shape, grid), draw_wide(rng, (7,), grid), constant=1)
+        case("saturating", op, draw_wide(rng, shape, grid), draw_wide(rng, shape, grid), gain=8.0)
+        case("twice", op, *[draw_wide(rng, shape, grid)] * 2)
+    for op in ("add", "sub"):
+        case("16+8", op, draw_wide(rng, shape, grid), draw_act(rng, shape, grid))
+        case("8+16", op, draw_act(rng, shape, grid), draw_wide(rng, shape, grid))
+        case("8+8", op, draw_act(rng, shape, grid), draw_act(rng, shape, grid))
+        case("8+16-constant-first", op, draw_act(rng, (1, 4, 1), grid), draw_wide(rng, shape, grid), constant=0)
+        case("8+8-constant", op, draw_act(rng, shape, grid), draw_act(rng, (1, 4, 7), grid), constant=1)
+        case("apart", op, draw_wide(rng, shape, grid, 1e-5), draw_wide(rng, shape, grid, 1e-2))
+        for activation in ("relu", "relu6"):
+            case(activation, op, draw_wide(rng, shape, grid, 1e-3), draw_act(rng, shape, grid), attrs=BinaryAttrs(activation))
+    return out
 
 
 def cases() -> list[Case]:
@@ -73,4 +106,6 @@ def cases() -> list[Case]:
             y = act(x.shape, x.scale * 0.9 if op != "mul" else 0.01, 5)
             scale = x.scale / ratio if op != "mul" else x.scale * y.scale / (ratio * 2.0 ** (-6 if ratio < 1 else 0))
             out.append(op_case(f"{op}-ratio-{ratio:g}", op, BinaryAttrs(), [x, y], Quantization.per_tensor(scale, -7)))
+    for grid_name, grid in GRIDS.items():
+        out += _wide(grid_name, grid)
     return out

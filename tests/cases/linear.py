@@ -44,6 +44,12 @@ def cases() -> list[Case]:
                 label = f"fc-{name}-{'per-tensor' if per_tensor else 'per-channel'}-{grid_name}"
                 w = (o, x[-1])
                 out.append(weighted_case(label, "fully_connected", FullyConnectedAttrs(), x, w, 0, 0, rng, grid, per_tensor=per_tensor))
+        for name in ("small", "wide", "one-output", "batch4", "rank3", "rank4"):
+            x, o = SHAPES[name]
+            for per_tensor in (False, True):
+                label = f"fc-wide-{name}-{'per-tensor' if per_tensor else 'per-channel'}-{grid_name}"
+                attrs, w = FullyConnectedAttrs(), (o, x[-1])
+                out.append(weighted_case(label, "fully_connected", attrs, x, w, 0, 0, rng, grid, per_tensor=per_tensor, widened=True))
         for activation in ("relu", "relu6", "relu_n1_to_1"):
             a = FullyConnectedAttrs(activation)
             out.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cases.build import GRIDS, Case, act, draw_act, op_case
+from cases.build import GRIDS, Case, act, draw_act, draw_wide, op_case
 from qwtv2_edge.ir.types import Quantization
 from qwtv2_edge.ops.pool import PoolAttrs, ReduceAttrs, SoftmaxAttrs
 
@@ -47,12 +47,15 @@ def cases() -> list[Case]:
                 out.append(op_case(f"mean-{label}", "mean", a, [x], mean))
                 total = Quantization.per_tensor(grid.scale(x.scale * np.sqrt(count) * 1.3), int(rng.integers(-128, 128)))
                 out.append(op_case(f"sum-{label}", "sum", a, [x], total))
+                w = draw_wide(rng, shape, grid)
+                mean = Quantization.per_tensor(grid.scale(w.scale / np.sqrt(count) * 1.3), 0)
+                out.append(op_case(f"mean-wide-{label}", "mean", a, [w], mean, dtype="int16"))
                 out.append(op_case(f"max-{label}", "reduce_max", a, [x], x.quantization))
         x = draw_act(rng, (1, 4, 4, 8), grid)
         out.append(op_case(f"mean-same-scale-{grid_name}", "mean", ReduceAttrs((1, 2)), [x], x.quantization))
-        for shape in ((1, 10), (1, 3, 17), (1, 100), (1, 2, 3, 5)):
+        for shape in ((1, 3), (1, 10), (1, 3, 17), (1, 99), (1, 100), (1, 2, 197), (1, 300), (1, 2, 3, 5), (1, 1, 2, 99)):
             for scale in (0.003, 0.06, 0.9):
-                for beta in (1.0, 0.5):
+                for beta in (1.0, 0.5, 0.125):
                     x = act(shape, grid.scale(scale), int(rng.integers(-128, 128)))
                     label = f"softmax-{'x'.join(map(str, shape))}-{scale}-beta{beta}-{grid_name}"
                     out.append(op_case(label, "softmax", SoftmaxAttrs(beta), [x], Quantization.per_tensor(1 / 256, -128)))
