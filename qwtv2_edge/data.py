@@ -12,6 +12,7 @@ batch by batch, iterables are consumed as they come. What a source may be, for a
 
 Values: for a float input every number is cast as it is (uint8 pixels become 0.0 .. 255.0). For an int8 input
 int8 arrays are codes; all other dtypes are real values and are quantized with the input's scale and zero point.
+For an int32 input (indices) arrays of every integer dtype are taken.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import numpy as np
 from qwtv2_edge.errors import QwtEdgeError, UsageError
 from qwtv2_edge.fixedpoint import quantize_codes
 from qwtv2_edge.ir.graph import Graph
-from qwtv2_edge.ir.types import DTYPES, TensorType
+from qwtv2_edge.ir.types import DTYPES, TensorType, fits_int32
 
 Arrays = tuple[np.ndarray, ...]
 
@@ -130,6 +131,10 @@ class Dataset:
             raise self.error(f"{self.source}: input '{name}' has dtype {array.dtype}", fix="give numbers: float32, float16, uint8 or int8")
         if type.dtype != "float32" and array.dtype == DTYPES[type.dtype]:
             return np.ascontiguousarray(array)
+        if type.dtype == "int32":
+            if not fits_int32(array):
+                raise self.error(f"{self.source}: input '{name}' has dtype {array.dtype}", fix="give indices: integers that int32 holds")
+            return np.ascontiguousarray(array, np.int32)
         with np.errstate(over="ignore"):
             real = np.ascontiguousarray(array, np.float32)
         finite = np.isfinite(real)

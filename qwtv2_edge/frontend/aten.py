@@ -569,7 +569,8 @@ def _binary_values(c: Context, op: str, a: Value, b: Value) -> Value:
         raise Unsupported(f"both operands broadcast: {a.shape} and {b.shape}", "make one operand as large as the result")
     if (a.sizes, a.axes) == (b.sizes, b.axes) and c.real_shape(a) == c.real_shape(b):
         return replace(a, tensor=c.emit(op, (a.tensor, b.tensor), BinaryAttrs()))
-    _, form = c.simple(b if prod(b.shape) > prod(a.shape) else a)
+    large = [b, a] if prod(b.shape) > prod(a.shape) else [a, b] if prod(a.shape) == prod(b.shape) else [a]
+    form = next((f for v in large if (f := c.full_form(v)) is not None), None) or c.natural_form(large[0])
     operands = [c.to_form(v, form) for v in (a, b)]  # moves already made are reused
     return from_form(c.emit(op, [v.tensor for v in operands], BinaryAttrs()), c.out_shape, form)
 
@@ -779,8 +780,16 @@ def _dims(dim: Any) -> tuple[int, ...]:
 @rule("softmax", "_softmax", "_safe_softmax")
 def softmax(c: Context, self: Any, dim: Any, dtype: Any = None, half_to_float: Any = False) -> Any:
     x = activation(self)
-    v, form = c.last(x, axis_of(dim, x.rank))
-    return from_form(c.emit("softmax", (v.tensor,), SoftmaxAttrs()), v.shape, form)
+    return softmax_over(c, x, axis_of(dim, x.rank))
+
+
+def softmax_over(c: Context, x: Value, dim: int, beta: float = 1.0, suffix: str = "") -> Value:
+    """softmax(beta * x) over logical axis ``dim``, however the other axes lie."""
+    atoms = x.axes[dim]
+    if atoms and atoms == tuple(range(len(x.sizes)))[-len(atoms) :] and c.real_shape(x)[-1] == x.shape[dim]:
+        return replace(x, tensor=c.emit("softmax", (x.tensor,), SoftmaxAttrs(beta), suffix))
+    v, form = c.last(x, dim)
+    return from_form(c.emit("softmax", (v.tensor,), SoftmaxAttrs(beta), suffix), v.shape, form)
 
 
 # ---------------------------------------------------------------------- shapes

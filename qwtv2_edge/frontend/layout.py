@@ -214,6 +214,11 @@ class Layouter:
                 form[i] = ones.pop(0)
         return tuple(form)
 
+    def full_form(self, v: Value) -> Form | None:
+        """The form in which ``v`` lies already, where that names every logical axis; else None."""
+        form = self.form_of(v)
+        return form if form is not None and set(range(v.rank)) <= set(form) else None
+
     def to_form(self, v: Value, form: Form) -> Value:
         """``v`` with its IR tensor laid out as ``form``; nothing is emitted where it lies so already."""
         real = self.real_shape(v)
@@ -258,8 +263,8 @@ class Layouter:
 
     def simple(self, v: Value) -> tuple[Value, Form]:
         """``v`` in a form that names every logical axis, moving as little as possible."""
-        form = self.form_of(v)
-        if form is not None and set(range(v.rank)) <= set(form):
+        form = self.full_form(v)
+        if form is not None:
             return v, form
         form = self.natural_form(v)
         return self.to_form(v, form), form
@@ -267,8 +272,8 @@ class Layouter:
     def rows(self, v: Value) -> tuple[Value, Form]:
         """``v`` in a form that names every logical axis and holds the last one last; nothing moves where it lies so already."""
         last = v.rank - 1
-        form = self.form_of(v)
-        if form is not None and len(form) > 1 and set(range(v.rank)) <= set(form) and form[-1] == last:
+        form = self.full_form(v)
+        if form is not None and len(form) > 1 and form[-1] == last:
             return v, form
         form = (*(a for a in self.natural_form(v) if a != last), last)
         order = [i for a in form if a >= 0 for i in v.axes[a]]

@@ -259,14 +259,6 @@ def reshaped(c: Context, self: Any, *args: Any, **arguments: Any) -> Any:
     return replace(self, literals=tuple(one(k) for k in self.literals), shape=c.out_shape)
 
 
-@rule("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
-@rule("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", on=Mask)
-def constant_like(c: Context, self: Any, fill_value: Any = None, **ignored: Any) -> Any:
-    """Constants that take only their shape from the network's data."""
-    value = fill_value if fill_value is not None else float(c.op.endswith(("ones_like", "ones")))
-    return Const(np.full(c.out_shape, value, np.float32), "")
-
-
 # ---------------------------------------------------------------------- masking
 
 

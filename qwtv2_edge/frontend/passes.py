@@ -26,7 +26,18 @@ NON_NEGATIVE = {"relu", "relu6", "logistic", "hard_sigmoid", "softmax"}
 
 def tidy(graph: Graph) -> Graph:
     """Every pass of this module, in order."""
-    for f in (drop_dead, fold_padding, merge_clamps, drop_dead, name_idioms, name_norms, split_projections, fold_factors, drop_dead):
+    for f in (
+        drop_dead,
+        fold_padding,
+        merge_clamps,
+        drop_dead,
+        name_idioms,
+        name_norms,
+        merge_offsets,
+        split_projections,
+        fold_factors,
+        drop_dead,
+    ):
         graph = f(graph)
     return graph
 
@@ -226,6 +237,35 @@ def _affine_step(graph: Graph, node: Node, norms: dict[str, Node], consumers: di
             if array.size == 1 or array.shape[-1] == array.size == size:
                 return norms[t], array
     return None
+
+
+def merge_offsets(graph: Graph) -> Graph:
+    """x + a + b with constants a and b (positions and token types) is x + (a + b)."""
+    done: dict[str, Node] = {}
+    b = GraphBuilder.copy_of(graph, nodes=False)
+    for node in graph.nodes:
+        inner, k = _offset(graph, node)
+        before = done.get(inner)
+        if before is not None and only_reader(graph, inner) is not None:
+            x, first = _offset(b, before)
+            total = np.asarray(b.constants[first] + graph.constants[k])
+            if np.broadcast_shapes(graph.tensors[x].shape, total.shape) == graph.tensors[node.outputs[0]].shape:
+                name = b.constant(first, total)
+                b.nodes.remove(before)
+                node = replace(node, inputs=(x, name))
+        b.append(node)
+        if _offset(b, node)[0]:
+            done[node.outputs[0]] = node
+    return b.freeze()
+
+
+def _offset(graph: Graph | GraphBuilder, node: Node) -> tuple[str, str]:
+    """(x, k) where ``node`` is x + k with a constant k of more than one number; ("", "") where it is not."""
+    if node.op == "add" and node.attrs.activation == "none":
+        for x, k in (node.inputs, node.inputs[::-1]):
+            if k in graph.constants and x not in graph.constants and graph.constants[k].size > 1:
+                return x, k
+    return "", ""
 
 
 def split_projections(graph: Graph) -> Graph:

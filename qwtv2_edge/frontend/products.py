@@ -26,18 +26,23 @@ def shape_of(x: Operand) -> tuple[int, ...]:
 
 def product(c: Context, a: Operand, b: Operand, suffix: str = "") -> Value:
     """a @ b over the last two axes of operands of rank 2 or more; leading axes broadcast. One operand at least is an activation."""
-    rank = max(len(shape_of(a)), len(shape_of(b)))
     lead = np.broadcast_shapes(shape_of(a)[:-2], shape_of(b)[:-2])
-    a, b = (_widened(c, x, lead) for x in (a, b))
-    m, k, n = rank - 2, rank - 1, rank - 1
-    # axes of one entry are left out, but for one in front where both operands lie with their sample axis there
+    a, b = (_merged(_widened(c, x, lead)) for x in (a, b))
+    # the sample axis stays in front where both operands have it there
     front: Form = (-1,) if all(c.real_shape(x)[:1] == (1,) for x in (a, b) if isinstance(x, Value)) else ()
-    front += tuple(i for i in range(rank - 2) if lead[i] > 1)
-    swapped = isinstance(b, Value) and bool(b.axes[-1]) and bool(b.axes[-2]) and max(b.axes[-1]) < max(b.axes[-2])
-    form: Form = (*front, m, k)
-    operands = [_placed(c, a, form), _placed(c, b, (*front, n, m) if swapped else form)]
+    front += (0,) if prod(lead) > 1 else ()
+    swapped = isinstance(b, Value) and bool(b.axes[1]) and bool(b.axes[2]) and max(b.axes[2]) < max(b.axes[1])
+    operands = [_placed(c, a, (*front, 1, 2)), _placed(c, b, (*front, 2, 1) if swapped else (*front, 1, 2))]
     out = c.emit("batch_matmul", operands, BatchMatmulAttrs(swapped), suffix)
-    return from_form(out, (*lead, shape_of(a)[-2], shape_of(b)[-1]), form)
+    rows, columns = shape_of(a)[1], shape_of(b)[2]
+    return c.view(from_form(out, (prod(lead), rows, columns), (*front, 1, 2)), (*lead, rows, columns))
+
+
+def _merged(x: Operand) -> Operand:
+    """``x`` with its leading axes as one."""
+    if isinstance(x, Const):
+        return replace(x, array=x.array.reshape(-1, *x.array.shape[-2:]))
+    return replace(x, axes=(tuple(i for axis in x.axes[:-2] for i in axis), *x.axes[-2:]))
 
 
 def _widened(c: Context, x: Operand, lead: tuple[int, ...]) -> Operand:

@@ -22,6 +22,7 @@ from qwtv2_edge.frontend.aten import (
     reduce_axes,
     rule,
     scalar_of,
+    softmax_over,
     unary,
 )
 from qwtv2_edge.frontend.layout import Value, from_form, permute
@@ -31,7 +32,6 @@ from qwtv2_edge.ir.graph import Node
 from qwtv2_edge.ops.activation import GeluAttrs
 from qwtv2_edge.ops.index import ArgmaxAttrs
 from qwtv2_edge.ops.norm import L2NormalizeAttrs, LayerNormAttrs
-from qwtv2_edge.ops.pool import SoftmaxAttrs
 from qwtv2_edge.ops.spec import NoAttrs
 
 # ---------------------------------------------------------------------- attention
@@ -82,8 +82,7 @@ def attention(
         else:  # added after scaling
             with c.result_of(scores.shape):
                 scores = masks.add_to_scores(c, scores, attn_mask, beta)
-    v, form = c.last(scores, scores.rank - 1)
-    weights = from_form(c.emit("softmax", (v.tensor,), SoftmaxAttrs(beta), ".softmax"), scores.shape, form)
+    weights = softmax_over(c, scores, scores.rank - 1, beta, ".softmax")
     return (product(c, weights, value, ".values"),)
 
 

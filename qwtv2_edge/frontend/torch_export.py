@@ -52,6 +52,8 @@ VIEWS = {
     "view", "reshape", "_unsafe_view", "view_copy", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as", "permute",
     "transpose", "slice", "select", "to", "_to_copy", "float", "clone", "contiguous", "detach", "alias",
 }  # fmt: skip
+#: ops that take from their operand its shape and type alone
+LIKE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
 #: nodes that compute nothing and are never read
 IGNORED = {"_assert_tensor_metadata", "_assert_scalar", "_assert_async", "sym_constrain_range", "sym_constrain_range_for_size"}
 CONTROL_FLOW = {"cond", "while_loop", "map_impl", "scan", "associative_scan"}
@@ -442,16 +444,22 @@ def _evaluate_constants(s: _Lowering) -> None:
             if isinstance(attr, torch.Tensor):
                 known[node] = attr.detach()
                 s.parameters.setdefault(node.name, str(node.target))
-        elif node.op == "call_function" and all(n in known for n in node.all_input_nodes):
+        elif node.op == "call_function" and (_op_name(node) in LIKE or all(n in known for n in node.all_input_nodes)):
             target: Any = node.target
             tags = getattr(target, "tags", ())
             if _op_name(node) in IGNORED or _op_name(node) in CONTROL_FLOW or torch.Tag.nondeterministic_seeded in tags:
                 continue
-            args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: known[n])
+            args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: known[n] if n in known else _blank(torch, n))
             with torch.no_grad():
                 known[node] = target(*args, **kwargs)
     for node, value in known.items():
         s.values[node] = _constant(s, node, value)
+
+
+def _blank(torch: ModuleType, node: FxNode) -> Any:
+    """Zeros in place of a value of which only the shape and type matter."""
+    meta = node.meta["val"]
+    return torch.zeros([d if isinstance(d, int) else 1 for d in meta.shape], dtype=meta.dtype)
 
 
 def _constant(s: _Lowering, node: FxNode, value: Any) -> Any:

@@ -33,6 +33,12 @@ CODE_BOUNDS: dict[str, tuple[int, int]] = {
 }
 
 
+def fits_int32(array: np.ndarray) -> bool:
+    """True for arrays of any integer dtype whose values int32 holds."""
+    low, high = CODE_BOUNDS["int32"]
+    return array.dtype.kind in "iu" and (array.size == 0 or bool(low <= array.min() and array.max() <= high))
+
+
 @dataclass(frozen=True, slots=True)
 class Quantization:
     """Affine quantization of one tensor.

@@ -12,7 +12,7 @@ import numpy as np
 
 from qwtv2_edge.errors import GraphError, UsageError, locate
 from qwtv2_edge.ir.graph import Graph, Node
-from qwtv2_edge.ir.types import DTYPES, TensorType
+from qwtv2_edge.ir.types import DTYPES, TensorType, fits_int32
 from qwtv2_edge.numerics import Numerics
 from qwtv2_edge.ops import OPS
 
@@ -158,7 +158,7 @@ def check_inputs(graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]
                 fix="give one array per input, first axis = samples",
             )
         dtype = DTYPES[type.dtype]
-        if array.dtype != dtype and (dtype != np.float32 or array.dtype.kind not in "fiub"):
+        if array.dtype != dtype and not (dtype == np.int32 and fits_int32(array)) and (dtype != np.float32 or array.dtype.kind not in "fiub"):
             raise UsageError(f"input '{name}' has dtype {array.dtype}, expected {dtype}")
         with np.errstate(over="ignore"):  # infinity is refused where it gets a code
             out.append(np.ascontiguousarray(array, dtype))
