@@ -158,7 +158,8 @@ def check_inputs(graph: Graph, inputs: Sequence[np.ndarray]) -> list[np.ndarray]
                 fix="give one array per input, first axis = samples",
             )
         dtype = DTYPES[type.dtype]
-        if array.dtype != dtype and not (dtype == np.int32 and fits_int32(array)) and (dtype != np.float32 or array.dtype.kind not in "fiub"):
+        fits = fits_int32(array) if dtype == np.int32 else dtype == np.float32 and array.dtype.kind in "fiub"
+        if array.dtype != dtype and not fits:
             raise UsageError(f"input '{name}' has dtype {array.dtype}, expected {dtype}")
         with np.errstate(over="ignore"):  # infinity is refused where it gets a code
             out.append(np.ascontiguousarray(array, dtype))
