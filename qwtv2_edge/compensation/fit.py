@@ -55,6 +55,14 @@ FIT_NUMERICS = Numerics(
         "dequantize": "EXACT",
         "requantize": "REF",
         "activation": "TFLITE",
+        "gelu": "LUT_TFLITE",
+        "batch_matmul": "F32E",
+        "l2_normalize": "TFLITE",
+        **dict.fromkeys(("layer_norm", "channel_scale"), "INT_ONE"),
+        **dict.fromkeys(("add:int16", "sub:int16"), "SUM_ONE"),
+        **dict.fromkeys(("conv2d:int16", "depthwise_conv2d:int16", "fully_connected:int16", "mean:int16", "requantize:int16"), "ONE"),
+        **dict.fromkeys(("mul:int16", "batch_matmul:int16"), "ONE_F32"),
+        "quantize:int16": "RNE",
     },
 )
 

@@ -5,6 +5,10 @@ With real = s_in s_w[c] (sum (x - z_in) w + b_q) and the wanted a real + b:
 (1) s_w'[c] = |a| s_w[c];  w' = sign(a) w;  b_q' = sign(a) b_q + round(b / (s_in s_w'[c]))
 
 Input and output quantization, op list, shapes and weight bytes stay (but for the sign of a negative gain).
+
+A layer_norm takes an affine of its output into gamma and beta:
+
+(2) gamma' = a gamma;  beta' = a beta + b
 """
 
 from __future__ import annotations
@@ -16,7 +20,8 @@ import numpy as np
 from qwtv2_edge.errors import CompensationError, locate
 from qwtv2_edge.fixedpoint import quantize_multiplier, round_half_even
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Node
-from qwtv2_edge.ir.types import WEIGHT_AXIS, Quantization
+from qwtv2_edge.ir.types import WEIGHT_AXIS, Quantization, TensorType
+from qwtv2_edge.ops.sequence import normal_scale
 
 #: gains smaller than this in size are treated as 0: the channel becomes a constant
 ZERO_GAIN = 2.0**-20
@@ -24,6 +29,11 @@ ZERO_GAIN = 2.0**-20
 MIN_EFFECTIVE_SCALE, MAX_EFFECTIVE_SCALE = 2.0**-31, 2.0**8
 MAX_BIAS = 2**30
 MAX_ACCUMULATOR = 2**31 - 1
+#: smallest scale of a layer_norm's gamma
+MIN_NORM_SCALE = 1e-12
+
+#: ops whose constants take an affine of their output in
+FOLDABLE = frozenset({*WEIGHT_AXIS, "layer_norm"})
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,47 @@ class Affine:
 
     gain: np.ndarray
     offset: np.ndarray
+
+
+@dataclass(frozen=True)
+class NormCodes:
+    """Integer gamma (int16, with ``scale``) and beta (int32, at ``scale`` times ``normal_scale``) of a layer_norm."""
+
+    gamma: np.ndarray
+    beta: np.ndarray
+    scale: float
+
+
+def norm_codes(gamma: np.ndarray, beta: np.ndarray) -> NormCodes:
+    """Codes of real gamma and beta (channels,); the scale also keeps beta below 2**30."""
+    unit = normal_scale(len(gamma))
+    top = max(float(np.abs(gamma).max()) / 32767, float(np.abs(beta).max()) / (unit * 2**29), MIN_NORM_SCALE)
+    scale = float(np.float32(top * (1 + 1e-6)))
+    return NormCodes(
+        round_half_even(gamma / np.float64(scale)).astype(np.int16),
+        round_half_even(beta / (np.float64(scale) * unit)).astype(np.int32),
+        scale,
+    )
+
+
+def declare_norm(b: GraphBuilder, hints: tuple[str, str], codes: NormCodes) -> list[str]:
+    """Add the constants of a layer_norm to ``b``; their names."""
+    unit = codes.scale * normal_scale(len(codes.gamma))
+    gamma = TensorType(codes.gamma.shape, "int16", Quantization.per_tensor(codes.scale, 0))
+    beta = TensorType(codes.beta.shape, "int32", Quantization.per_tensor(unit, 0))
+    return [b.constant(hints[0], codes.gamma, gamma), b.constant(hints[1], codes.beta, beta)]
+
+
+def folded_norm(graph: Graph, node: Node, affine: Affine) -> NormCodes:
+    """Equation (2). Raises: CompensationError: the correction is not finite."""
+    _, g, t = node.inputs
+    scale = np.float64(graph.tensors[g].scale)
+    gamma = graph.constants[g] * scale
+    beta = graph.constants[t] * (scale * normal_scale(len(gamma)))
+    gain, offset = np.asarray(affine.gain, np.float64), np.asarray(affine.offset, np.float64)
+    if not (np.isfinite(gain).all() and np.isfinite(offset).all()):
+        raise CompensationError("the correction is not finite")
+    return norm_codes(gain * gamma, gain * beta + offset)
 
 
 def folded_constants(graph: Graph, node: Node, affine: Affine) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -76,7 +127,8 @@ def check_ranges(graph: Graph, node: Node, codes: np.ndarray, scale: np.ndarray,
     """
     x, out = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
     rows = np.abs(np.moveaxis(codes, WEIGHT_AXIS[node.op], 0).reshape(len(bias), -1).astype(np.int64)).sum(1)
-    furthest = max(127 - x.zero_point, x.zero_point + 128)
+    low, high = x.code_bounds
+    furthest = max(high - x.zero_point, x.zero_point - low)
     total = rows * furthest + np.abs(bias)
     if np.abs(bias).max(initial=0) >= MAX_BIAS or total.max(initial=0) > MAX_ACCUMULATOR:
         raise CompensationError(f"bias {int(np.abs(bias).max())} or accumulator {int(total.max())} leaves int32")
@@ -90,6 +142,9 @@ def check_ranges(graph: Graph, node: Node, codes: np.ndarray, scale: np.ndarray,
 
 def fold_node(b: GraphBuilder, graph: Graph, node: Node, affine: Affine) -> Node:
     """Declare the folded constants in ``b`` and return the node that uses them."""
+    if node.op == "layer_norm":
+        with locate(node):
+            return replace(node, inputs=(node.inputs[0], *declare_norm(b, node.inputs[1:], folded_norm(graph, node, affine))))
     with locate(node):
         codes, scale, bias = folded_constants(graph, node, affine)
     w, bt = node.inputs[1:]

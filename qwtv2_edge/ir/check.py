@@ -1,10 +1,10 @@
 """The rules every graph keeps. ``check`` runs between stages and on every file that is read.
 
 Structure: tensors are produced once and before they are read, declared shapes and dtypes are the inferred
-ones, constants are finite and have their declared type. Integers: int8 (or int16) activations carry one scale
-and zero point, weights are symmetric with one scale per output channel or one in all, biases are int32,
+ones, constants are finite and have their declared type. Integers: int8 activations carry one scale and zero point,
+int16 ones a scale alone, weights are symmetric with one scale per output channel or one in all, biases are int32,
 ops of the "same" rule share quantization parameters, ops of the "fixed" rule have the prescribed ones.
-A node whose activations are all float32 is a float node and carries no quantization at all.
+A node without int8 or int16 activations is a float node and carries no quantization at all; indices are int32.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ MAX_RANK = 8
 
 ACTIVATION_DTYPES = ("int8", "int16")
 WEIGHT_DTYPES = ("int8", "int4")
+#: quantization of masks: 0 and 1 are codes -128 and 127
+MASK = Quantization.per_tensor(1 / 255, -128)
 #: attribute name -> least legal value of every number in it
 ATTR_MINIMUM = {"stride": 1, "dilation": 1, "kernel": 1, "groups": 1, "size": 1, "padding": 0, "axes": 0, "shape": 1}
 
@@ -157,13 +159,15 @@ def _check_node(graph: Graph, node: Node, ready: set[str]) -> None:
     _need(len(inferred) == len(out_types), f"{len(out_types)} outputs, expected {len(inferred)}")
     for name, want, have in zip(node.outputs, inferred, out_types, strict=True):
         _need(want.shape == have.shape, f"output '{name}' is declared {have.shape}, the op gives {want.shape}")
-        _need(want.dtype == have.dtype, f"output '{name}' is declared {have.dtype}, the op gives {want.dtype}")
+        narrower = want.dtype in ACTIVATION_DTYPES and have.dtype in ACTIVATION_DTYPES  # which one: see _check_widths
+        _need(want.dtype == have.dtype or narrower, f"output '{name}' is declared {have.dtype}, the op gives {want.dtype}")
     if _is_integer_node(graph, node):
         _check_integer_node(graph, node)
     else:
+        indices = {"embedding": node.inputs[:1], "argmax": node.outputs}.get(node.op, ())
         for name in (*node.inputs, *node.outputs):
             _need(
-                graph.tensors[name].quantization is None and graph.tensors[name].dtype == "float32",
+                graph.tensors[name].quantization is None and graph.tensors[name].dtype == ("int32" if name in indices else "float32"),
                 f"float op reads or makes '{name}' of dtype {graph.tensors[name].dtype}",
                 "put quantize and dequantize nodes between float and integer parts",
             )
@@ -184,7 +188,7 @@ def _check_attrs(attrs: Any) -> None:
             _need(abs(number) <= MAX_ELEMENTS or math.isinf(number), f"attribute {f.name} = {value} is out of range")
         if f.name == "axes":
             _need(list(value) == sorted(set(value)), f"attribute axes = {value}, expected sorted and distinct")
-        if f.name in ("alpha", "beta", "value"):
+        if f.name in ("alpha", "beta", "value", "eps", "fill"):
             _need(math.isfinite(value), f"attribute {f.name} = {value} is not finite")
     if hasattr(attrs, "min") and hasattr(attrs, "max"):
         _need(attrs.min <= attrs.max, f"lower bound {attrs.min} is above upper bound {attrs.max}")
@@ -205,7 +209,7 @@ def _data_inputs(node: Node) -> tuple[str, ...]:
 
 
 def _is_integer_node(graph: Graph, node: Node) -> bool:
-    return any(graph.tensors[t].dtype != "float32" for t in (*_data_inputs(node), *node.outputs))
+    return any(graph.tensors[t].dtype in ACTIVATION_DTYPES for t in (*_data_inputs(node), *node.outputs))
 
 
 # ---------------------------------------------------------------- integer rules
@@ -222,15 +226,23 @@ def _check_integer_node(graph: Graph, node: Node) -> None:
         _activation(graph, code)
         return
     data = _data_inputs(node)
+    if rule.kind == "lookup":
+        _check_lookup(graph, node)
+        return
+    if rule.kind == "index":
+        _activation(graph, data[0])
+        _need(graph.tensors[node.outputs[0]].quantization is None, f"'{node.outputs[0]}' holds positions, and has a scale")
+        return
     for name in (*data, *node.outputs):
         _activation(graph, name)
     dtypes = {graph.tensors[t].dtype for t in (*data, *node.outputs)}
-    _need(len(dtypes) == 1, f"activations of dtypes {', '.join(sorted(dtypes))} in one op")
+    _check_widths(graph, node, dtypes)
     if rule.kind == "weighted":
         _check_weights(graph, node)
-    elif rule.kind == "same":
+    elif rule.kind in ("same", "mask"):
         first = graph.tensors[data[0]]
-        for name in (*data[1:], *node.outputs):
+        alike = data[1:] if rule.kind == "same" else ()
+        for name in (*alike, *node.outputs):
             have = graph.tensors[name]
             _need(
                 have.quantization == first.quantization,
@@ -250,6 +262,46 @@ def _check_integer_node(graph: Graph, node: Node) -> None:
         _need(name in graph.constants, f"input '{name}' must be a constant")
     if node.op == "prelu":
         _activation(graph, node.inputs[1])
+    elif node.op == "layer_norm":
+        gamma, beta = (graph.tensors[t] for t in node.inputs[1:])
+        _need(
+            (gamma.dtype, beta.dtype) == ("int16", "int32"), f"gamma and beta are {gamma.dtype} and {beta.dtype}, expected int16 and int32"
+        )
+        _activation(graph, node.inputs[1])
+    elif node.op == "channel_scale":
+        gains = graph.tensors[node.inputs[1]].dtype
+        _need(gains == "int16", f"gains are {gains}, expected int16")
+        _activation(graph, node.inputs[1])
+    elif node.op == "batch_matmul":
+        second = graph.tensors[node.inputs[1]]
+        _need(second.zero_point == 0, f"'{node.inputs[1]}' has zero point {second.zero_point}; the second operand of a product needs 0")
+    elif node.op == "mask_fill":
+        mask = graph.tensors[node.inputs[1]]
+        _need(
+            mask.quantization == MASK,
+            f"mask '{node.inputs[1]}' has scale {mask.scale:.9g} and zero point {mask.zero_point}, not 1/255 and -128",
+        )
+
+
+def _check_lookup(graph: Graph, node: Node) -> None:
+    (indices, table), out = node.inputs, node.outputs[0]
+    _need(graph.tensors[indices].dtype == "int32", f"indices '{indices}' are {graph.tensors[indices].dtype}, expected int32")
+    _need(table in graph.constants, f"input '{table}' must be a constant")
+    _activation(graph, out)
+    have, want = graph.tensors[table], graph.tensors[out]
+    _need(
+        (have.dtype, have.quantization) == (want.dtype, want.quantization), f"table '{table}' and output '{out}' are quantized differently"
+    )
+
+
+def _check_widths(graph: Graph, node: Node, dtypes: set[str]) -> None:
+    """Most ops keep one width; sums widen, layer_norm narrows, requantize does either."""
+    out = graph.tensors[node.outputs[0]].dtype
+    if node.op in ("layer_norm", "channel_scale"):
+        x = graph.tensors[node.inputs[0]].dtype
+        _need(x == "int16", f"{node.op} on {x} activations", "put a requantize to int16 before it")
+    elif node.op != "requantize" and not (node.op in ("add", "sub") and out == "int16"):
+        _need(len(dtypes) == 1, f"activations of dtypes {', '.join(sorted(dtypes))} in one op", "put a requantize node between")
 
 
 def _activation(graph: Graph, name: str) -> None:
@@ -258,6 +310,7 @@ def _activation(graph: Graph, name: str) -> None:
     q = type.quantization
     _need(q is not None and q.axis is None, f"'{name}' needs one scale and zero point for the whole tensor")
     _need(type.scale >= _SMALLEST_NORMAL, f"'{name}' has scale {type.scale!r}, a subnormal float32")
+    _need(type.dtype == "int8" or type.zero_point == 0, f"'{name}' is int16 with zero point {type.zero_point}, expected 0")
 
 
 def _check_weights(graph: Graph, node: Node) -> None:

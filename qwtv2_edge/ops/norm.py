@@ -1,4 +1,4 @@
-"""Normalisations over the last axis."""
+"""Normalisations over the last axis, and the scaling of channels that smoothing puts after one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from qwtv2_edge.ir.types import TensorType
 from qwtv2_edge.ops import sequence
-from qwtv2_edge.ops.spec import OpSpec, QuantRule, Types, need
+from qwtv2_edge.ops.spec import NoAttrs, OpSpec, QuantRule, Types, need
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,12 @@ def _layer_norm_reference(arrays, a: LayerNormAttrs):
     return (x * scale * gamma + beta,)
 
 
+def _channel_scale_infer(types: Types, a: NoAttrs) -> tuple[TensorType, ...]:
+    x, gain = types
+    need(gain.shape == x.shape[-1:], f"gains {gain.shape} do not match the last axis of {x.shape}")
+    return (TensorType(x.shape, x.dtype),)
+
+
 def _l2_reference(arrays, a: L2NormalizeAttrs):
     (x,) = arrays
     return (x / np.maximum(np.sqrt(np.square(x).sum(-1, keepdims=True)), np.float32(a.eps)),)
@@ -58,6 +64,16 @@ SPECS = (
         _layer_norm_infer,
         _layer_norm_reference,
         sequence.layer_norm_integer,
+        QuantRule("free"),
+        data_inputs=1,
+        batch=lambda a, types: len(types[0].shape) > 1,
+    ),
+    OpSpec(
+        "channel_scale",
+        NoAttrs,
+        _channel_scale_infer,
+        lambda arrays, a: (arrays[0] * arrays[1],),
+        sequence.channel_scale_integer,
         QuantRule("free"),
         data_inputs=1,
         batch=lambda a, types: len(types[0].shape) > 1,

@@ -250,6 +250,36 @@ def layer_norm_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: T
     return (rule(arrays, attrs, in_types[0], in_types[1], out_types[0]),)
 
 
+# ---------------------------------------------------------------- channel_scale
+
+
+def _channel_scale_int(scheme: str) -> Callable[..., np.ndarray]:
+    def run(x: np.ndarray, gain: np.ndarray, x_type: TensorType, gain_type: TensorType, out: TensorType) -> np.ndarray:
+        scale = np.float64(F(x_type.scale) * F(gain_type.scale)) / np.float64(F(out.scale))
+        y = fp.requantize(x.astype(I) * gain, scale, scheme)
+        return fp.to_codes(y, out.zero_point, *out.code_bounds)
+
+    return run
+
+
+def channel_gains32(gain: np.ndarray, x_type: TensorType, gain_type: TensorType) -> np.ndarray:
+    """float32 factors from codes of x to reals."""
+    return (gain.astype(np.float64) * (np.float64(F(x_type.scale)) * np.float64(F(gain_type.scale)))).astype(F)
+
+
+def _channel_scale_f32(x: np.ndarray, gain: np.ndarray, x_type: TensorType, gain_type: TensorType, out: TensorType) -> np.ndarray:
+    return fp.quantize_codes(x.astype(F) * channel_gains32(gain, x_type, gain_type), out.scale, out.zero_point, "RNE")
+
+
+CHANNEL_SCALE_RULES = {"INT_REF": _channel_scale_int("REF"), "INT_ONE": _channel_scale_int("ONE"), "F32": _channel_scale_f32}
+
+
+def channel_scale_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    """x int16, gain int16 per channel; int8 out."""
+    rule = rule_of("channel_scale", CHANNEL_SCALE_RULES, numerics)
+    return (rule(*arrays, *in_types, out_types[0]),)
+
+
 # ---------------------------------------------------------------- softmax
 
 

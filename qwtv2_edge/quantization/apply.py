@@ -2,11 +2,13 @@
 
 Scales come from a constraint solver: tensors that an op forces to share one scale and zero point (``QuantRule``
 "same") form a class; a class takes the union of its members' ranges, or the values that a "fixed" rule or an
-absorbed clamp prescribes. Where those disagree a requantize node separates them.
+absorbed clamp prescribes. Where those disagree, or a node reads another width than its operand has, a requantize
+node goes between.
 
 (1) s = (high - low) / 255, z = round(-128 - low / s): per-tensor affine activations
-(2) w_q = round(w / s_w), s_w per output channel, zero point 0
-(3) b_q = round(b / (s_in * s_w))
+(2) s = max(-low, high) / 127 or / 32767, z = 0: second operands of products, 16-bit activations
+(3) w_q = round(w / s_w), s_w per output channel, zero point 0
+(4) b_q = round(b / (s_in * s_w))
 """
 
 from __future__ import annotations
@@ -16,16 +18,21 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qwtv2_edge.compensation.fold import MAX_BIAS, MAX_EFFECTIVE_SCALE, MIN_EFFECTIVE_SCALE
+from qwtv2_edge.compensation.fold import MAX_BIAS, MAX_EFFECTIVE_SCALE, MIN_EFFECTIVE_SCALE, declare_norm, norm_codes
 from qwtv2_edge.errors import CalibrationError, QuantizeError, locate
 from qwtv2_edge.fixedpoint import round_half_even
+from qwtv2_edge.ir.check import MASK
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Node
-from qwtv2_edge.ir.types import WEIGHT_AXIS, Quantization, TensorType
+from qwtv2_edge.ir.types import CODE_BOUNDS, DTYPES, WEIGHT_AXIS, Quantization, TensorType
+from qwtv2_edge.numerics import FLOAT_OPS
 from qwtv2_edge.ops import OPS
+from qwtv2_edge.ops.norm import LayerNormAttrs
+from qwtv2_edge.ops.sequence import variance_shift
 from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.quantization.calibrate import Stats
-from qwtv2_edge.quantization.observers import activation_range, weight_scale
+from qwtv2_edge.quantization.observers import Observer, activation_range, weight_scale
 from qwtv2_edge.quantization.recipe import Recipe
+from qwtv2_edge.quantization.widths import ALWAYS_WIDE, Widths, widths
 
 #: smallest activation scale: TFLite turns the 6 of a relu6 into a code, which must fit int32
 MIN_SCALE = 1e-8
@@ -40,9 +47,20 @@ class Params:
 
     scale: float
     zero_point: int
+    bits: int = 8
+
+    @property
+    def dtype(self) -> str:
+        return f"int{self.bits}"
 
     def quantization(self) -> Quantization:
         return Quantization.per_tensor(self.scale, self.zero_point)
+
+    def codes(self, value: np.ndarray) -> np.ndarray:
+        """Codes of real constants, saturated."""
+        low, high = CODE_BOUNDS[self.dtype]
+        codes = np.clip(round_half_even(value.astype(np.float64) / self.scale) + self.zero_point, low, high)
+        return codes.astype(DTYPES[self.dtype])
 
 
 def params_for(low: float, high: float) -> Params:
@@ -50,6 +68,12 @@ def params_for(low: float, high: float) -> Params:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = float(np.float32(max((high - low) / 255, MIN_SCALE)))
     return Params(scale, int(np.clip(round_half_even(np.asarray(-128 - low / scale)), -128, 127)))
+
+
+def symmetric_params(low: float, high: float, bits: int) -> Params:
+    """Equation (2); scale is float32-exact."""
+    top = max(-low, high, 0.0)
+    return Params(float(np.float32(max(top / CODE_BOUNDS[f"int{bits}"][1], MIN_SCALE))), 0, bits)
 
 
 def absorb_clamps(graph: Graph) -> tuple[Graph, dict[str, tuple[float, float]]]:
@@ -70,6 +94,8 @@ def absorb_clamps(graph: Graph) -> tuple[Graph, dict[str, tuple[float, float]]]:
             continue
         if OPS[before.op].quant.kind not in ("weighted", "free") or getattr(before.attrs, "activation", "none") != "none":
             continue
+        if before.op == "layer_norm":
+            continue
         absorbed[before.name] = replace(before, outputs=node.outputs)
         dropped.add(node.name)
         pins[node.outputs[0]] = (node.attrs.min, node.attrs.max)
@@ -87,16 +113,37 @@ class Plan:
     params: Mapping[str, Params]
     #: (node name, input index) -> parameters that input must be brought to first
     requantize: Mapping[tuple[str, int], Params]
+    #: nodes that stay at 8 bits although the recipe asks for 16
+    narrow: tuple[Node, ...] = ()
+
+    def reads(self, node: Node, index: int) -> Params:
+        """The parameters of an input as ``node`` reads it."""
+        return self.requantize.get((node.name, index)) or self.params[node.inputs[index]]
+
+
+#: a mask as codes -128 and 127
+MASK_PARAMS = Params(MASK.scale[0], MASK.zero_point[0])
+#: how far below the smallest score masked ones are put, so that a softmax gives them next to nothing: in units of
+#: the exponent, beside scores, and beside a constant, whose precision does not matter
+MASK_REACH, MASK_REACH_CONSTANT = 10.0, 20.0
 
 
 def solve(graph: Graph, stats: Stats, pins: Mapping[str, tuple[float, float]], recipe: Recipe) -> Plan:
     """Assign parameters to every activation tensor of the float ``graph``."""
-    ranges = _ranges(graph, stats, recipe)
+    chosen = widths(graph, recipe)
+    width = chosen.tensors
+    ranges = _ranges(graph, stats, recipe, width)
+    seen = {t: (stats.observers[t].low, stats.observers[t].high) for t in width}
     prescribed: dict[str, Params] = {}
+    symmetric: set[str] = set()
     for node in graph.nodes:
         rule = OPS[node.op].quant
         if rule.kind == "fixed":
             prescribed.update({t: Params(float(np.float32(rule.scale)), rule.zero_point) for t in node.outputs})
+        elif rule.kind == "mask" and node.inputs[1] not in graph.constants:
+            prescribed[node.inputs[1]] = MASK_PARAMS
+        elif node.op == "batch_matmul" and node.inputs[1] in ranges:
+            symmetric.add(node.inputs[1])
     for t, (low, high) in pins.items():
         own = ranges[t]
         prescribed[t] = params_for(max(own[0], low), min(own[1], high))
@@ -110,54 +157,100 @@ def solve(graph: Graph, stats: Stats, pins: Mapping[str, tuple[float, float]], r
         return t
 
     for node in graph.nodes:
-        if OPS[node.op].quant.kind == "same":
-            members = [t for t in (*node.inputs, *node.outputs) if t in ranges]
-            for t in members[1:]:
-                parent[find(t)] = find(members[0])
+        kind = OPS[node.op].quant.kind
+        if kind in ("same", "mask"):
+            out = node.outputs[0]
+            for t in node.inputs if kind == "same" else node.inputs[:1]:
+                if t in ranges and width[t] == width[out]:
+                    parent[find(t)] = find(out)
 
     classes: dict[str, list[str]] = {}
     for t in ranges:
         classes.setdefault(find(t), []).append(t)
 
     params: dict[str, Params] = {}
-    separated: set[str] = set()
     for members in classes.values():
+        held = seen if width[members[0]] == 16 else ranges  # 16 bits hold everything that was seen
+        low = min(held[t][0] for t in members)
+        high = max(held[t][1] for t in members)
         fixed = {t: prescribed[t] for t in members if t in prescribed}
-        low = min(ranges[t][0] for t in members)
-        high = max(ranges[t][1] for t in members)
         if fixed and len(set(fixed.values())) == 1:
             p = next(iter(fixed.values()))
             codes_low, codes_high = (-128 - p.zero_point) * p.scale, (127 - p.zero_point) * p.scale
-            if codes_low - p.scale <= low and high <= codes_high + p.scale:
+            if p == MASK_PARAMS or (codes_low - p.scale <= low and high <= codes_high + p.scale):
                 params.update(dict.fromkeys(members, p))
                 continue
         if low == high == 0:
             _constant_zero(graph, members[0])
-        p = params_for(low, high)
-        for t in members:
-            params[t] = p
-        separated.update(fixed)
+        if width[members[0]] == 16 or not symmetric.isdisjoint(members):
+            p = symmetric_params(low, high, width[members[0]])
+        else:
+            p = params_for(low, high)
+        params.update({t: fixed.get(t, p) for t in members})
+        for t in fixed:  # the class goes on without what is prescribed
+            parent[t] = t
 
-    # a separated tensor is never made by a "same" op, so its readers alone need another scale
-    requantize = {
-        (node.name, i): params[t]
-        for node in graph.nodes
-        if OPS[node.op].quant.kind == "same"
-        for i, t in enumerate(node.inputs)
-        if t in separated
-    }
-    params.update({t: prescribed[t] for t in separated})
-    return Plan(params, requantize)
+    requantize: dict[tuple[str, int], Params] = {}
+    for node in graph.nodes:
+        for i, t in enumerate(node.inputs):
+            wanted = _wanted(node, i, chosen, params, ranges, symmetric) if t in params else None
+            if wanted is not None and wanted != params[t]:
+                requantize[node.name, i] = wanted
+    return Plan(params, requantize, chosen.narrow)
 
 
-def _ranges(graph: Graph, stats: Stats, recipe: Recipe) -> dict[str, tuple[float, float]]:
+def _wanted(
+    node: Node,
+    index: int,
+    chosen: Widths,
+    params: Mapping[str, Params],
+    ranges: Mapping[str, tuple[float, float]],
+    symmetric: set[str],
+) -> Params | None:
+    """What ``node`` reads input ``index`` as; None where it takes what there is."""
+    t, out = node.inputs[index], node.outputs[0]
+    kind = OPS[node.op].quant.kind
+    if kind == "same" or (kind == "mask" and index == 0):
+        return params[out]
+    have = params[t]
+    bits = chosen.wanted(node, t, params[out].bits if out in params else 8)
+    balanced = bits == 16 or (node.op == "batch_matmul" and index == 1)
+    if have.bits == bits and not (balanced and have.zero_point):
+        return None
+    if have.bits == 8 and bits == 16:  # every 8-bit code has a 16-bit one
+        return Params(float(np.float32(have.scale / 128)), 0, 16)
+    return symmetric_params(*ranges[t], bits) if balanced else params_for(*ranges[t])
+
+
+def _ranges(graph: Graph, stats: Stats, recipe: Recipe, width: Mapping[str, int]) -> dict[str, tuple[float, float]]:
     """The range of every activation tensor: the observer's choice by the recipe of the node that makes it."""
-    out = {t: (stats.observers[t].low, stats.observers[t].high) for t in graph.inputs}
+    out = {t: (stats.observers[t].low, stats.observers[t].high) for t in graph.inputs if t in width}
     for node in graph.nodes:
         r = recipe.for_node(node.location.module_path, node.name)
         for t in node.outputs:
-            out[t] = activation_range(stats.observers[t], r.observer, r.percentile)
+            if t not in width:
+                continue
+            observer = stats.observers[t]
+            if node.op == "embedding":  # any entry may be looked up later
+                observer = Observer(histogram=r.observer != "minmax")
+                observer.update(graph.constants[node.inputs[1]])
+            if node.op == "mask_fill":
+                out[t] = _masked_range(graph, node, out)
+            else:
+                out[t] = activation_range(observer, r.observer, r.percentile)
     return out
+
+
+def _masked_range(graph: Graph, node: Node, ranges: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """The range of the values that a mask lets through, and as much below it as makes a softmax drop the rest."""
+    x = node.inputs[0]
+    readers = graph.consumers().get(node.outputs[0], [])
+    beta = max((n.attrs.beta for n in readers if n.op == "softmax"), default=1.0)
+    if x in graph.constants:
+        value = graph.constants[x]
+        return float(value.min()) - MASK_REACH_CONSTANT / beta, float(value.max())
+    low, high = ranges[x]
+    return low - MASK_REACH / beta, high
 
 
 def _constant_zero(graph: Graph, tensor: str) -> None:
@@ -180,7 +273,7 @@ class WeightCodes:
 
 
 def quantize_weights(w: np.ndarray, b: np.ndarray, axis: int, in_scale: float, out_scale: float, recipe: Recipe) -> WeightCodes:
-    """Equations (2) and (3), with scales raised where a tiny one would overflow the bias or underflow the multiplier.
+    """Equations (3) and (4), with scales raised where a tiny one would overflow the bias or underflow the multiplier.
 
     Args:
         w: float32 weights; b: float32 bias, (channels,).
@@ -211,15 +304,22 @@ def quantize_weights(w: np.ndarray, b: np.ndarray, axis: int, in_scale: float, o
     return WeightCodes(codes, scale, bias)
 
 
-def constant_params(value: np.ndarray) -> tuple[np.ndarray, Params]:
-    """Codes and parameters of a constant operand: symmetric, so that single values are exact to float32."""
+def constant_params(value: np.ndarray, bits: int = 8) -> Params:
+    """Parameters of a constant operand: symmetric, so that single values are exact to float32."""
     top = float(np.abs(value).max()) if value.size else 0.0
-    p = Params(float(np.float32(top / 127)) if top > 0 else 1.0, 0)
-    codes = np.clip(round_half_even(value.astype(np.float64) / p.scale), -127, 127).astype(np.int8)
-    return codes, p
+    limit = CODE_BOUNDS[f"int{bits}"][1]
+    return Params(float(np.float32(top / limit)) if top > 0 else 1.0, 0, bits)
 
 
-def apply(graph: Graph, stats: Stats, recipe: Recipe) -> Graph:
+@dataclass(frozen=True)
+class Quantized:
+    """graph: integer. narrow: nodes that stay at 8 bits although the recipe asks for 16."""
+
+    graph: Graph
+    narrow: tuple[Node, ...]
+
+
+def apply(graph: Graph, stats: Stats, recipe: Recipe) -> Quantized:
     """The integer graph of a legalized float ``graph``; node names are kept.
 
     Raises: CalibrationError (an activation that is constant zero), QuantizeError (no integer form).
@@ -227,66 +327,72 @@ def apply(graph: Graph, stats: Stats, recipe: Recipe) -> Graph:
     graph, pins = absorb_clamps(graph)
     plan = solve(graph, stats, pins, recipe)
     b = GraphBuilder(graph.name, graph.metadata)
+    if recipe.float_ops != "auto":
+        b.metadata[FLOAT_OPS] = recipe.float_ops
     names: dict[str, str] = {}  # float tensor -> integer tensor
 
-    def int8(t: str, p: Params) -> TensorType:
-        return TensorType(graph.tensors[t].shape, "int8", p.quantization())
+    def quantized(t: str, p: Params) -> TensorType:
+        return TensorType(graph.tensors[t].shape, p.dtype, p.quantization())
 
     for t in graph.inputs:
-        if recipe.io_dtype == "int8":
-            names[t] = b.input(t, int8(t, plan.params[t]))
+        if t not in plan.params:
+            names[t] = b.input(t, graph.tensors[t])
+        elif recipe.io_dtype == "int8":
+            names[t] = b.input(t, quantized(t, plan.params[t]))
         else:
             b.input(t, TensorType(graph.tensors[t].shape))
-            (names[t],) = b.add("quantize", (t,), NoAttrs(), name=f"{t}:quantize", out_types=(int8(t, plan.params[t]),))
+            (names[t],) = b.add("quantize", (t,), NoAttrs(), name=f"{t}:quantize", out_types=(quantized(t, plan.params[t]),))
 
     float_out = recipe.io_dtype == "float32"
-    taken = set(graph.outputs) if float_out else set()
+    taken = {t for t in graph.outputs if t in plan.params} if float_out else set()
     codes_of: Codes = {}
+    moved: dict[tuple[str, Params], str] = {}
+
+    def brought_to(t: str, p: Params, node: Node) -> str:
+        if (t, p) not in moved:
+            name = f"{t}:{p.dtype}"
+            (moved[t, p],) = b.add("requantize", (names[t],), NoAttrs(), name=name, location=node.location, out_types=(quantized(t, p),))
+        return moved[t, p]
 
     for node in graph.nodes:
         with locate(node):
             inputs = []
             for i, t in enumerate(node.inputs):
-                if t in graph.constants:
-                    inputs.append(t)
-                elif (node.name, i) in plan.requantize:
-                    p = plan.requantize[node.name, i]
-                    (moved,) = b.add(
-                        "requantize", (names[t],), NoAttrs(), name=f"{node.name}:input{i}", location=node.location, out_types=(int8(t, p),)
-                    )
-                    inputs.append(moved)
-                else:
-                    inputs.append(names[t])
-            outputs = [f"{t}:int8" if t in taken else t for t in node.outputs]
+                p = plan.requantize.get((node.name, i))
+                inputs.append(t if t in graph.constants else names[t] if p is None else brought_to(t, p, node))
+            outputs = [f"{t}:{plan.params[t].dtype}" if t in taken else t for t in node.outputs]
+            attrs = node.attrs
             if node.op in WEIGHT_AXIS:
                 inputs[1:] = _weighted_constants(b, node, graph, plan, recipe, codes_of)
+            elif node.op == "layer_norm":
+                inputs[1:], attrs = _norm_constants(b, node, graph, plan, stats)
             else:
                 for i, t in enumerate(inputs):
                     if t in graph.constants:
-                        inputs[i] = _operand(b, t, graph, node, plan, codes_of)
-            out_types = tuple(int8(t, plan.params[t]) for t in node.outputs)
-            b.add(node.op, inputs, node.attrs, name=node.name, location=node.location, out_types=out_types, outputs=outputs)
+                        inputs[i] = _operand(b, i, graph, node, plan, codes_of)
+            out_types = tuple(quantized(t, plan.params[t]) if t in plan.params else graph.tensors[t] for t in node.outputs)
+            b.add(node.op, inputs, attrs, name=node.name, location=node.location, out_types=out_types, outputs=outputs)
             names.update(zip(node.outputs, outputs, strict=True))
 
     for t in graph.outputs:
-        if float_out:
-            if t in graph.inputs:
-                raise QuantizeError(f"output '{t}' is an input of the network", fix="drop it from the outputs")
+        if t in graph.inputs:
+            raise QuantizeError(f"output '{t}' is an input of the network", fix="drop it from the outputs")
+        if t in taken:
             b.add(
                 "dequantize", (names[t],), NoAttrs(), name=f"{t}:dequantize", outputs=(t,), out_types=(TensorType(graph.tensors[t].shape),)
             )
             b.outputs.append(t)
         else:
             b.outputs.append(names[t])
-    return b.freeze()
+    return Quantized(b.freeze(), plan.narrow)
 
 
 def _weighted_constants(b: GraphBuilder, node: Node, graph: Graph, plan: Plan, recipe: Recipe, codes_of: Codes) -> list[str]:
     """Add a weighted node's integer weights and bias; equal codes are stored once."""
     axis = WEIGHT_AXIS[node.op]
-    x, wt, bt = node.inputs
+    _, wt, bt = node.inputs
     r = recipe.for_node(node.location.module_path, node.name)
-    in_scale = plan.requantize[node.name, 0].scale if (node.name, 0) in plan.requantize else plan.params[x].scale
+    in_scale = plan.reads(node, 0).scale
     out_scale = plan.params[node.outputs[0]].scale
     q = quantize_weights(graph.constants[wt], graph.constants[bt], axis, in_scale, out_scale, r)
     dtype = "int4" if r.weight_bits == 4 and r.weight_storage == "packed" else "int8"
@@ -299,15 +405,29 @@ def _weighted_constants(b: GraphBuilder, node: Node, graph: Graph, plan: Plan, r
     return [codes_of[key], b.constant(bt if bt not in b.tensors else f"{node.name}.bias", q.bias, b_type)]
 
 
-def _operand(b: GraphBuilder, t: str, graph: Graph, node: Node, plan: Plan, codes_of: Codes) -> str:
-    """Add a constant operand of an element-wise or concatenating node."""
+def _norm_constants(b: GraphBuilder, node: Node, graph: Graph, plan: Plan, stats: Stats) -> tuple[list[str], LayerNormAttrs]:
+    """Add a layer_norm's integer gamma and beta; its attributes with the shift that its variances need."""
+    x, g, t = node.inputs
+    gamma, beta = graph.constants[g], graph.constants[t]
+    codes = norm_codes(gamma, beta)
+    attrs = replace(node.attrs, shift=variance_shift(plan.reads(node, 0).scale, stats.variances[x]))
+    return declare_norm(b, (g, t), codes), attrs
+
+
+def _operand(b: GraphBuilder, index: int, graph: Graph, node: Node, plan: Plan, codes_of: Codes) -> str:
+    """Add a constant operand of a node without weights."""
+    t = node.inputs[index]
     value = graph.constants[t]
-    if OPS[node.op].quant.kind == "same":
-        p = plan.params[node.outputs[0]]
-        codes = np.clip(round_half_even(value.astype(np.float64) / p.scale) + p.zero_point, -128, 127).astype(np.int8)
+    kind = OPS[node.op].quant.kind
+    out = plan.params[node.outputs[0]]
+    if kind == "mask" and index == 1:
+        p = MASK_PARAMS
+    elif kind in ("same", "lookup", "mask"):
+        p = out
     else:
-        codes, p = constant_params(value)
+        p = constant_params(value, 16 if node.op in ALWAYS_WIDE else out.bits)
     key = (t, p)
     if key not in codes_of:
-        codes_of[key] = b.constant(t, codes, TensorType(codes.shape, "int8", p.quantization()))
+        codes = p.codes(value)
+        codes_of[key] = b.constant(t, codes, TensorType(codes.shape, p.dtype, p.quantization()))
     return codes_of[key]

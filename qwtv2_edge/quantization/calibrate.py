@@ -18,9 +18,16 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Stats:
-    """What calibration saw: an observer per activation tensor, and the number of samples."""
+    """What calibration saw.
+
+    Attributes:
+        observers: one per real activation tensor.
+        variances: input tensor of a layer_norm -> the largest variance (mean square for RMSNorm) of any of its rows.
+        samples: number of samples.
+    """
 
     observers: Mapping[str, Observer]
+    variances: Mapping[str, float]
     samples: int
 
 
@@ -42,13 +49,25 @@ def calibrate(
         for t in node.outputs:
             producer_of[t] = recipe.for_node(node.location.module_path, node.name)
     # graph inputs keep their full range: clipping what the user feeds is never wanted
-    observers = {t: Observer(histogram=False) for t in graph.inputs}
+    observers = {t: Observer(histogram=False) for t in graph.inputs if graph.tensors[t].dtype == "float32"}
     for t, r in producer_of.items():
-        observers[t] = Observer(histogram=r.observer != "minmax")
+        if graph.tensors[t].dtype == "float32":
+            observers[t] = Observer(histogram=r.observer != "minmax")
+    normalised = {n.inputs[0]: n.attrs.centre for n in graph.nodes if n.op == "layer_norm"}
+    variances = dict.fromkeys(normalised, 0.0)
+
+    def look(t: str, value: np.ndarray) -> None:
+        if t in observers:
+            observers[t].update(value)
+        if t in normalised:
+            rows = value - value.mean(-1, keepdims=True) if normalised[t] else value
+            variances[t] = max(variances[t], float(np.square(rows).mean(-1).max()))
 
     def observe(node: Node, outputs: tuple[np.ndarray, ...]) -> None:
         for t, value in zip(node.outputs, outputs, strict=True):
-            observers[t].update(value)
+            look(t, value)
+            if t not in observers:
+                continue
             o = observers[t]
             if not np.isfinite(o.low) or not np.isfinite(o.high):
                 raise CalibrationError(
@@ -61,7 +80,7 @@ def calibrate(
     samples = 0
     for batch in batches:
         for t, array in zip(graph.inputs, batch, strict=True):
-            observers[t].update(np.asarray(array, np.float32))
+            look(t, np.asarray(array, np.float32))
         with np.errstate(over="ignore", invalid="ignore"):
             run(graph, batch, None, observe)
         samples += len(batch[0])
@@ -69,4 +88,4 @@ def calibrate(
             progress("calibrate", samples, total)
     if samples == 0:
         raise CalibrationError("the calibration set is empty", fix="give at least one sample; a few hundred are better")
-    return Stats(observers, samples)
+    return Stats(observers, variances, samples)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -17,6 +17,7 @@ from qwtv2_edge.quantization.apply import apply
 from qwtv2_edge.quantization.calibrate import calibrate
 from qwtv2_edge.quantization.legalize import TO_NCHW, TO_NHWC, legalize
 from qwtv2_edge.quantization.recipe import Recipe
+from qwtv2_edge.quantization.smooth import smooth
 from qwtv2_edge.simulator.run import batch_size
 
 Progress = Callable[[str, int, int], None]
@@ -70,20 +71,21 @@ def quantize(
         recipe = Recipe()
     elif isinstance(recipe, Mapping):
         recipe = Recipe.from_mapping(recipe)
-    if any(n.op == "quantize" for n in graph.nodes) or any(graph.tensors[t].dtype != "float32" for t in graph.inputs):
+    if any(n.op == "quantize" for n in graph.nodes) or any(graph.tensors[t].dtype in ("int8", "int16") for t in graph.inputs):
         raise QuantizeError("the graph is quantized already", fix="give the float graph that qwtv2_edge.capture returned")
     check_overrides(graph, recipe)
     legal = legalize(graph, recipe.io_layout)
     with rereadable(open_data(calibration, legal, purpose="calibration", error=CalibrationError)) as data:
         size = min(batch_size(legal), FIT_BATCH)
+        legal = smooth(legal, data.batches(size), recipe)
         stats = calibrate(legal, data.batches(size), recipe, data.count or 0, progress)
-        integer = apply(legal, stats, recipe)
+        quantized = apply(legal, stats, recipe)
         unit = legal.tensors[legal.inputs[0]].shape[0]
         samples = stats.samples // unit
         batches = [min(size // unit, samples - i) for i in range(0, samples, size // unit)]
         result = fit(
             legal,
-            integer,
+            quantized.graph,
             batches,
             lambda: data.batches(size),
             held_out(samples, recipe),
@@ -91,7 +93,7 @@ def quantize(
             lambda node: _options(node, recipe),
             progress,
         )
-    return QuantizedModel(result.graph, legal, _report(stats.samples, result, boundary_transposes(legal)))
+    return QuantizedModel(result.graph, legal, _report(stats.samples, result, boundary_transposes(legal), quantized.narrow))
 
 
 def held_out(samples: int, recipe: Recipe) -> np.ndarray:
@@ -127,8 +129,11 @@ def boundary_transposes(graph: Graph) -> list[str]:
     return sorted(at_input | at_output)
 
 
-def _report(samples: int, result: FitResult, transposed: list[str]) -> QuantizationReport:
+def _report(samples: int, result: FitResult, transposed: list[str], narrow: Sequence[Node]) -> QuantizationReport:
     notes = []
+    if narrow:
+        kinds = ", ".join(sorted({n.op for n in narrow}))
+        notes.append(f"{len(narrow)} nodes stay at 8 bits, having no form for 16: {kinds}")
     if transposed:
         shown = ", ".join(f"'{t}'" for t in transposed)
         notes.append(f'channels-first {shown}: one extra transpose each in the artifact; io_layout = "nhwc" drops it')

@@ -26,7 +26,8 @@ class Recipe:
         weight_bits: 8, or 4 (codes in [-7, 7]).
         weight_storage: "int8" keeps 4-bit codes one per byte, on the fast kernels everywhere; "packed" stores two
             per byte where the runtime has int4 kernels (.tflite only).
-        activation_bits: 8.
+        activation_bits: 8, or 16 (8-bit weights) for the ops that have such a form; see ``quantization.widths``.
+        residual_bits: of the sums that a LayerNorm reads (a transformer's residual stream); 16 costs next to nothing there.
         weight_granularity: one weight scale per output channel, or one per tensor.
         observer: how activation ranges are chosen from the calibration data.
         weight_observer: "minmax" takes the largest weight, "mse" the clip with the least squared error.
@@ -35,17 +36,23 @@ class Recipe:
         reference: fit against the float network's own activations ("global") or the float op on quantized inputs ("local").
         holdout: share of the calibration samples kept out of the fit, for the gates.
         gain_limits: smallest and largest gain that a fit may choose; within [1/8, 8] in size.
-        float_ops: "forbid" allows no float op between the quantized input and output; "allow" permits targets to keep some.
+        float_ops: "forbid" allows no float op between the quantized input and output; "allow" computes normalisations and
+            16-bit sums in float32 on every target; "auto" forbids on ``tflite`` and ``executorch-portable`` and allows on
+            ``executorch-xnnpack``. All three are bit-exact.
+        smoothing: "search" scales the channels of a LayerNorm's output down and the weights after it up where that lowers
+            the error of those layers (see ``quantization.smooth``); "none" leaves them.
         io_dtype: dtype of the artifact's inputs and outputs.
         io_layout: "nchw" keeps the module's own shapes; "nhwc" drops the transposes at channels-first image inputs and outputs.
         seed: for every random choice (sample split).
         overrides: glob on module path -> any of the per-node fields (weight_bits, weight_granularity, weight_observer,
-            weight_storage, observer, percentile, compensation, reference, gain_limits). Later entries win.
+            weight_storage, activation_bits, residual_bits, observer, percentile, compensation, reference, gain_limits).
+            Later entries win.
     """
 
     weight_bits: Literal[8, 4] = 8
     weight_storage: Literal["int8", "packed"] = "int8"
     activation_bits: Literal[8, 16] = 8
+    residual_bits: Literal[8, 16] = 16
     weight_granularity: Literal["per_channel", "per_tensor"] = "per_channel"
     observer: Literal["minmax", "percentile", "mse", "entropy"] = "mse"
     weight_observer: Literal["minmax", "mse"] = "mse"
@@ -54,7 +61,8 @@ class Recipe:
     reference: Literal["global", "local"] = "global"
     holdout: float = 0.25
     gain_limits: tuple[float, float] = (0.5, 2.0)
-    float_ops: Literal["forbid", "allow"] = "forbid"
+    float_ops: Literal["auto", "forbid", "allow"] = "auto"
+    smoothing: Literal["search", "none"] = "search"
     io_dtype: Literal["float32", "int8"] = "float32"
     io_layout: Literal["nchw", "nhwc"] = "nchw"
     seed: int = 0
@@ -70,8 +78,6 @@ class Recipe:
         if not 50 < self.percentile <= 100:
             raise RecipeError(f"percentile is {self.percentile}, must be above 50 and at most 100", fix="for example percentile = 99.99")
         _check_gain_limits(self.gain_limits)
-        if self.activation_bits == 16:
-            raise RecipeError("activation_bits = 16 is not available in this version", fix="use activation_bits = 8")
         if (
             self.weight_storage == "packed"
             and self.weight_bits != 4
@@ -142,6 +148,8 @@ class Recipe:
 NODE_FIELDS = (
     "weight_bits",
     "weight_storage",
+    "activation_bits",
+    "residual_bits",
     "weight_granularity",
     "weight_observer",
     "observer",

@@ -46,7 +46,7 @@ XNNPACK_RULES: Mapping[str, str] = {
 #: where ``FLOAT_RULES`` are not wanted: integer programs on portable kernels
 INTEGER_RULES: Mapping[str, str] = {
     "softmax": "TABLE",
-    "layer_norm": "INT_ONE",
+    **dict.fromkeys(("layer_norm", "channel_scale"), "INT_ONE"),
     "l2_normalize": "INT_ONE",
     **dict.fromkeys(("add:int16", "sub:int16"), "SUM_ONE"),
     "requantize:int16": "ONE",

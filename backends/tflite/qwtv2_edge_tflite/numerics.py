@@ -43,6 +43,7 @@ REFERENCE = {
     "gelu": "LUT_TFLITE",  # K/activations.cc, K/internal/common.h :: LUTPopulateInt8
     "batch_matmul": "REF_F32",  # K/batch_matmul.cc, K/internal/reference/batch_matmul.h
     "l2_normalize": "TFLITE",  # K/internal/reference/integer_ops/l2normalization.h
+    "channel_scale": "INT_REF",  # int32 arithmetic and QUANTIZE, put together by the emitter
     "layer_norm": "INT_REF",  # int32 arithmetic, QUANTIZE and MEAN, put together by the emitter
     **dict.fromkeys(("add:int16", "sub:int16"), "SUM_REF"),  # int32 arithmetic and QUANTIZE, put together by the emitter
     "mul:int16": "REF_F32",  # K/mul.cc
