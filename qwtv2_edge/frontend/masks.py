@@ -329,7 +329,7 @@ def fill(c: Context, x: Value, keep: Mask, value: float) -> Value:
         shape = shape_of(literal.of)
         if np.broadcast_shapes(shape, x.shape) != x.shape:
             raise Unsupported(f"a mask of shape {shape} on a tensor of shape {x.shape}", "give the tensor the shape of the result")
-        out = c.emit("mask_fill", (out, _placed(c, literal, form, x.rank)), MaskFillAttrs(value), f".mask{i or ''}" if i else "")
+        out = c.emit("mask_fill", (out, _placed(c, literal, form, x.rank)), MaskFillAttrs(value), f".mask{i}" if i else "")
     return from_form(out, v.shape, form)
 
 
@@ -375,7 +375,7 @@ def add_to_scores(c: Context, x: Value, mask: Any, beta: float = 1.0) -> Value:
         return x if keep.all() else fill(c, x, Mask((Literal(Const(keep, mask.name)),), keep.shape), FILL)
     added = _additive(mask)
     if added is None:
-        raise Unsupported(f"a mask that adds {mask.yes:g} or {mask.no:g}", f"add 0 where it keeps and {FILL:g} where it masks")
+        raise Unsupported(f"a mask that adds {mask.yes + 0:g} or {mask.no + 0:g}", f"add 0 where it keeps and {FILL:g} where it masks")
     return fill(c, x, Mask(added.literals, added.shape), FILL)
 
 

@@ -52,6 +52,8 @@ VIEWS = {
     "view", "reshape", "_unsafe_view", "view_copy", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as", "permute",
     "transpose", "slice", "select", "to", "_to_copy", "float", "clone", "contiguous", "detach", "alias",
 }  # fmt: skip
+#: ops that make integers of integers
+COUNTS = {"add", "sub", "rsub", "mul", "clamp", "remainder", "cumsum", "where", "masked_fill", "cat"}
 #: ops that take from their operand its shape and type alone
 LIKE = {"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
 #: nodes that compute nothing and are never read
@@ -373,7 +375,7 @@ def _role(torch: ModuleType, node: FxNode, dtype: Any) -> tuple[str | None, bool
     if dtype == torch.bool:
         return "float32", True
     if dtype in (torch.int32, torch.int64):
-        indexes = any(_op_name(user) == "embedding" for user, _ in _readers_through(node, VIEWS))
+        indexes = any(_op_name(user) == "embedding" for user, _ in _readers_through(node, VIEWS | COUNTS))
         return ("int32", False) if indexes else ("float32", True)
     return ("float32", _is_mask(node)) if dtype == torch.float32 else (None, False)
 

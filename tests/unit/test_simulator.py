@@ -143,6 +143,7 @@ def prelu_rank1(b, x):
 
 
 STRETCH = [
+    concat_const,
     add_const(1, 4, 5, 2),
     add_const(2),
     add_const(),
@@ -160,7 +161,6 @@ ALONE = [
     folded_add_other_activation,
     lower_rank_activation,
     slice_axis0,
-    concat_const,
     concat_axis0,
     transpose_samples,
     mean_axis0,
