@@ -242,3 +242,17 @@ def test_inputs_of_different_length(tmp_path):
     np.savez(tmp_path / "d.npz", x=np.zeros((3, 4)))
     with pytest.raises(UsageError, match="no array 'a', 'b'; there is x"):
         open_data(tmp_path / "d.npz", two_inputs())
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
+def test_indices_of_any_integer_type(dtype):
+    graph = graph_of((1, 5), "ids", "int32")
+    (ids,) = whole(np.arange(10, dtype=dtype).reshape(2, 5), graph)
+    assert ids.dtype == np.int32
+    np.testing.assert_array_equal(ids.reshape(-1), np.arange(10))
+
+
+@pytest.mark.parametrize("bad", [np.full((2, 5), 2**31), np.zeros((2, 5), np.float32)])
+def test_what_int32_does_not_hold_is_no_index(bad):
+    with pytest.raises(UsageError, match="give indices"):
+        whole(bad, graph_of((1, 5), "ids", "int32"))
