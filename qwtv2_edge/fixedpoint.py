@@ -800,10 +800,12 @@ def q8_multiply(x: ArrayLike, multiplier: np.ndarray | int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class WideAdd:
-    """Parameters of an addition with a 16-bit result: integer factors per operand, and the effective scale of their sum."""
+    """Parameters of an addition with a 16-bit result: integer factors per operand, the float32-exact scale of their sum, and
+    its effective scale to the output."""
 
     first: int
     second: int
+    unit: float
     scale: np.float64
 
 
@@ -815,7 +817,7 @@ def wide_add_params(scale1: float, scale2: float, output_scale: float) -> WideAd
     """Factors in proportion to the operands' scales, the larger one WIDE_FACTOR."""
     unit = F(max(scale1, scale2)) / F(WIDE_FACTOR)
     first, second = (int(np.rint(np.float64(F(s)) / np.float64(unit))) for s in (scale1, scale2))
-    return WideAdd(first, second, np.float64(unit) / np.float64(F(output_scale)))
+    return WideAdd(first, second, float(unit), np.float64(unit) / np.float64(F(output_scale)))
 
 
 def wide_add(x: ArrayLike, y: ArrayLike, params: WideAdd, sign: int) -> np.ndarray:

@@ -78,7 +78,7 @@ class LayerNormTable:
     (5) t = d * r * normal                         |t| <= 32767 stands for sqrt(channels)
     (6) y = (t * gamma + beta) * output            gamma int16, beta int32
 
-    normal, output: effective scales, float32-exact. inverse: int16 (INDEX_LIMIT + 1,).
+    normal, output: effective scales, the first float32-exact. inverse: int16 (INDEX_LIMIT + 1,).
     """
 
     normal: float
@@ -93,13 +93,18 @@ class LayerNormTable:
             offset = 0.0
         largest = 1 / np.sqrt((LEAST_INDEX + offset) * step)
         normal = x.scale * largest / INVERSE_LIMIT / normal_scale(x.shape[-1])
-        output = F(normal_scale(x.shape[-1])) * F(gamma.scale) / F(out.scale)
+        output = np.float64(layer_norm_sum_scale(x, gamma)) / np.float64(F(out.scale))
         return LayerNormTable(float(F(normal)), float(output), inverse_table(offset))
 
 
 def normal_scale(channels: int) -> float:
     """Scale of the normalised values of :class:`LayerNormTable`: none exceeds the root of the number of channels."""
     return float(F(np.sqrt(channels) / 32767))
+
+
+def layer_norm_sum_scale(x: TensorType, gamma: TensorType) -> float:
+    """float32-exact scale of t * gamma + beta in :class:`LayerNormTable`."""
+    return float(F(normal_scale(x.shape[-1])) * F(gamma.scale))
 
 
 @lru_cache(maxsize=64)
@@ -127,8 +132,8 @@ def _mean_one(total: np.ndarray, count: int, out_scale: float) -> np.ndarray:
     return fp.requantize(total, fp.reduction_scale(1.0, out_scale, count), "ONE")
 
 
-def _layer_norm_int(mean: Mean, scheme: str) -> Callable[..., np.ndarray]:
-    """The steps of :class:`LayerNormTable` with one family's roundings."""
+def _layer_norm_int(mean: Mean, scheme: str, precision: type) -> Callable[..., np.ndarray]:
+    """The steps of :class:`LayerNormTable` with one family's roundings. ``precision``: of the last effective scale."""
 
     def rescale(x: np.ndarray, scale: float) -> np.ndarray:
         return fp.saturate16(fp.requantize(x, np.float64(F(scale)), scheme))
@@ -142,7 +147,7 @@ def _layer_norm_int(mean: Mean, scheme: str) -> Callable[..., np.ndarray]:
         q = rescale(d * d, 2.0**-15)
         v = fp.saturate16(mean(q.sum(-1, keepdims=True), n, 2.0**-attrs.shift))
         t = rescale(d * k.inverse[np.minimum(v, INDEX_LIMIT)], k.normal)
-        y = fp.requantize(t * gamma + beta, np.float64(F(k.output)), scheme)
+        y = fp.requantize(t * gamma + beta, np.float64(precision(k.output)), scheme)
         return fp.to_codes(y, out.zero_point, *out.code_bounds)
 
     return run
@@ -238,8 +243,8 @@ def _layer_norm_f32(arrays: Arrays, attrs: Any, x_type: TensorType, gamma_type: 
 
 
 LAYER_NORM_RULES: dict[str, Callable[..., np.ndarray]] = {
-    "INT_REF": _layer_norm_int(_mean_ref, "REF"),
-    "INT_ONE": _layer_norm_int(_mean_one, "ONE"),
+    "INT_REF": _layer_norm_int(_mean_ref, "REF", np.float64),
+    "INT_ONE": _layer_norm_int(_mean_one, "ONE", F),
     "F32": _layer_norm_f32,
 }
 

@@ -10,9 +10,11 @@ from qwtv2_edge.backends import Artifact, EmitOptions
 from qwtv2_edge.errors import Problem, UnsupportedOpError, locate
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.serde import graph_hash
+from qwtv2_edge.numerics import FLOAT_OPS, wide_key
 from qwtv2_edge_tflite.numerics import NUMERICS
-from qwtv2_edge_tflite.ops import RULES, Emission, Limit
+from qwtv2_edge_tflite.ops import Emission, Limit, Rule
 from qwtv2_edge_tflite.schema import FlatModel, OperatorRow, serialize
+from qwtv2_edge_tflite.sequence import FLOAT_FORMS, FORMS, MICRO_FORMS
 
 MANIFEST_KEY = "qwtv2_edge.manifest"
 RUNTIME_VERSION_KEY = "min_runtime_version"
@@ -21,22 +23,41 @@ RUNTIME_VERSION_KEY = "min_runtime_version"
 #: Source: LiteRT tflite/tools/versioning/runtime_version.cc
 OLDEST_RUNTIME = "1.14.0"
 RUNTIME_VERSIONS = {
+    ("BATCH_MATMUL", 2): "2.3.0",
+    ("BATCH_MATMUL", 3): "2.4.0",
+    ("CAST", 3): "2.8.0",
+    ("CONCATENATION", 3): "2.3.0",
+    ("CONV_2D", 4): "2.3.0",
     ("CONV_2D", 6): "2.9.0",
     ("CONV_2D", 7): "2.11.0",
+    ("DEPTHWISE_CONV_2D", 5): "2.3.0",
     ("DEPTHWISE_CONV_2D", 7): "2.11.0",
+    ("DEQUANTIZE", 3): "1.15.0",
     ("FULLY_CONNECTED", 5): "2.0.0",
+    ("FULLY_CONNECTED", 7): "2.3.0",
     ("FULLY_CONNECTED", 10): "2.11.0",
+    ("GELU", 2): "2.9.0",
     ("HARD_SWISH", 1): "1.15.0",
     ("MAXIMUM", 3): "2.3.0",
+    ("MAXIMUM", 4): "2.3.0",
+    ("MEAN", 3): "2.4.0",
     ("MINIMUM", 3): "2.3.0",
+    ("MINIMUM", 4): "2.3.0",
     ("MUL", 3): "1.15.0",
+    ("MUL", 4): "2.3.0",
+    ("PAD", 3): "2.4.0",
+    ("PADV2", 3): "2.4.0",
+    ("QUANTIZE", 2): "1.15.0",
+    ("REDUCE_MAX", 3): "2.5.0",
     ("RELU", 2): "2.1.0",
     ("RESIZE_BILINEAR", 3): "2.2.0",
     ("RESIZE_NEAREST_NEIGHBOR", 3): "2.3.0",
+    ("SLICE", 4): "2.4.0",
     ("SLICE", 5): "2.5.0",
     ("STRIDED_SLICE", 4): "2.2.0",
     ("SUB", 3): "2.3.0",
     ("SUM", 2): "1.15.0",
+    ("TRANSPOSE", 5): "2.4.0",
     ("TRANSPOSE_CONV", 3): "2.3.0",
 }
 
@@ -67,7 +88,7 @@ def check(graph: Graph, target: str = "tflite") -> tuple[Problem, ...]:
     """Every node the target can't take, each with a code and a fix."""
     problems: list[Problem] = []
     for node in graph.nodes:
-        problems.extend(Problem(code, node.name, str(node.location), message, fix) for code, message, fix in _limits(graph, node))
+        problems.extend(Problem(code, node.name, str(node.location), message, fix) for code, message, fix in _limits(graph, node, target))
     produced = {t for n in graph.nodes for t in n.outputs}
     for name in graph.outputs:
         if name not in produced:
@@ -75,17 +96,26 @@ def check(graph: Graph, target: str = "tflite") -> tuple[Problem, ...]:
     return tuple(problems)
 
 
-def _limits(graph: Graph, node: Node) -> Iterator[Limit]:
-    rule = RULES.get(node.op)
-    if rule is None:
-        yield "op", f"TFLite has no integer form of {node.op}", "replace it with supported ops"
-        return
+def _form(graph: Graph, node: Node, target: str) -> tuple[Rule | None, bool]:
+    """How ``node`` is emitted, and whether that is on float32 tensors of 16-bit codes; None where there is no form."""
+    activations = [t for t in (*node.inputs, *node.outputs) if t not in graph.constants]
+    key = wide_key(node.op) if any(graph.tensors[t].dtype == "int16" for t in activations) else node.op
+    if graph.metadata.get(FLOAT_OPS) == "allow" and key in FLOAT_FORMS:
+        return FLOAT_FORMS[key], True
+    return (MICRO_FORMS if target == "tflite-micro" and key in MICRO_FORMS else FORMS).get(key), False
+
+
+def _limits(graph: Graph, node: Node, target: str) -> Iterator[Limit]:
     types = (*graph.in_types(node), *graph.out_types(node))
     if node.op not in ("quantize", "dequantize") and any(t.dtype == "float32" for t in types):
         yield "dtype", f"{node.op} on float32 data", "quantize the graph with qwtv2_edge.quantize"
         return
-    if any(t.dtype == "int16" for t in types):
-        yield "dtype", f"{node.op} on int16 activations", "use activation_bits = 8"
+    rule, _ = _form(graph, node, target)
+    if rule is None and node.op in FORMS:
+        yield "dtype", f"{node.op} on int16 activations", "give it 8 bits"
+        return
+    if rule is None:
+        yield "op", f"TFLite has no integer form of {node.op}", "replace it with supported ops"
         return
     with locate(node):
         yield from rule.limits(graph, node)
@@ -102,8 +132,12 @@ def emit(graph: Graph, target: str, options: EmitOptions) -> Artifact:
     e = Emission(graph)
     inputs = tuple(e.use(t) for t in graph.inputs)
     for node in graph.nodes:
+        rule, e.floats = _form(graph, node, target)
+        assert rule is not None  # checked above
         with locate(node):
-            RULES[node.op].emit(e, node)
+            rule.emit(e, node)
+    e.floats = False
+    outputs = tuple(e.use(t) for t in graph.outputs)
     digest = graph_hash(graph)
     manifest = {"graph_hash": digest, **options.manifest}
     model = FlatModel(
@@ -112,7 +146,7 @@ def emit(graph: Graph, target: str, options: EmitOptions) -> Artifact:
         tensors=tuple(e.rows),
         operators=tuple(e.operators),
         inputs=inputs,
-        outputs=tuple(e.index[t] for t in graph.outputs),
+        outputs=outputs,
         metadata=(
             (RUNTIME_VERSION_KEY, runtime_version(e.operators).encode().ljust(16, b"\0")),
             (MANIFEST_KEY, json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()),

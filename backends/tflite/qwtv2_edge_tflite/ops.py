@@ -16,19 +16,25 @@ import numpy as np
 
 from qwtv2_edge.fixedpoint import activation_bounds
 from qwtv2_edge.ir.graph import Graph, Node, origin
-from qwtv2_edge.ir.types import Quantization, TensorType
+from qwtv2_edge.ir.types import DTYPES, Quantization, TensorType
 from qwtv2_edge.ops.integers import pad_code
 from qwtv2_edge.ops.spec import ACTIVATIONS
 from qwtv2_edge_tflite.schema import OperatorRow, TensorRow, enum, pack_int4
 
-#: operator version for int8 data where it depends on nothing else
+#: dtype of an operator's first input -> operator -> its version, where that is not 1 and depends on nothing else
 #: Source: LiteRT tflite/tools/versioning/op_version.cc
-VERSIONS = {
-    "ADD": 2, "AVERAGE_POOL_2D": 2, "CONCATENATION": 2, "CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "DEQUANTIZE": 2,
-    "ELU": 1, "FULLY_CONNECTED": 4, "HARD_SWISH": 1, "LEAKY_RELU": 1, "LOGISTIC": 2, "MAXIMUM": 2, "MAX_POOL_2D": 2,
-    "MEAN": 2, "MINIMUM": 2, "MUL": 2, "PAD": 2, "PADV2": 2, "PRELU": 1, "QUANTIZE": 1, "REDUCE_MAX": 2, "RELU": 2,
-    "RELU6": 2, "RESHAPE": 1, "RESIZE_BILINEAR": 2, "RESIZE_NEAREST_NEIGHBOR": 2, "SLICE": 2, "SOFTMAX": 2,
-    "STRIDED_SLICE": 2, "SUB": 2, "SUM": 2, "TANH": 2, "TRANSPOSE": 2, "TRANSPOSE_CONV": 3,
+VERSIONS: dict[str, dict[str, int]] = {
+    "int8": {
+        "ADD": 2, "ARG_MAX": 2, "AVERAGE_POOL_2D": 2, "BATCH_MATMUL": 2, "CAST": 3, "CONCATENATION": 2, "CONV_2D": 3,
+        "DEPTHWISE_CONV_2D": 3, "DEQUANTIZE": 2, "FULLY_CONNECTED": 4, "GATHER": 2, "GELU": 2, "L2_NORMALIZATION": 2, "LOGISTIC": 2,
+        "MAXIMUM": 2, "MAX_POOL_2D": 2, "MEAN": 2, "MINIMUM": 2, "MUL": 2, "PAD": 2, "PADV2": 2, "REDUCE_MAX": 2, "RELU": 2,
+        "RELU6": 2, "RESIZE_BILINEAR": 2, "RESIZE_NEAREST_NEIGHBOR": 2, "SLICE": 2, "SOFTMAX": 2, "STRIDED_SLICE": 2, "SUB": 2,
+        "SUM": 2, "TANH": 2, "TRANSPOSE": 2,
+    },
+    "int16": {
+        "BATCH_MATMUL": 3, "CONCATENATION": 3, "CONV_2D": 4, "DEPTHWISE_CONV_2D": 5, "DEQUANTIZE": 3, "FULLY_CONNECTED": 7,
+        "MAXIMUM": 4, "MEAN": 3, "MINIMUM": 4, "MUL": 4, "PAD": 3, "PADV2": 3, "REDUCE_MAX": 3, "SLICE": 4, "TRANSPOSE": 5,
+    },
 }  # fmt: skip
 
 ACTIVATION_ENUM = {"none": "NONE", "relu": "RELU", "relu6": "RELU6", "relu_n1_to_1": "RELU_N1_TO_1"}
@@ -36,6 +42,8 @@ ACTIVATION_ENUM = {"none": "NONE", "relu": "RELU", "relu6": "RELU6", "relu_n1_to
 Pair = tuple[int, int]
 
 INT16_MAX = 32767
+#: real values that are the codes
+UNIT = Quantization.per_tensor(1.0, 0)
 
 #: clamps without attributes
 FIXED_CLAMPS = {"relu": (0.0, np.inf), "relu6": (0.0, 6.0)}
@@ -43,21 +51,51 @@ FIXED_CLAMPS = {"relu": (0.0, np.inf), "relu6": (0.0, 6.0)}
 
 @dataclass
 class Emission:
-    """The flat model while it grows. Tensors are named; indices are given out in order of first use."""
+    """The flat model while it grows. Tensors are named; indices are given out in order of first use.
+
+    floats: operators are being added that hold 16-bit activations as float32 tensors of the same codes. Such an
+    activation may have both forms; the other one is made where it is first asked for.
+    """
 
     graph: Graph
     rows: list[TensorRow] = field(default_factory=list)
     operators: list[OperatorRow] = field(default_factory=list)
     index: dict[str, int] = field(default_factory=dict)
+    floats: bool = False
+    #: int16 tensor of the IR -> index of the float32 tensor that holds its codes
+    as_float: dict[str, int] = field(default_factory=dict)
 
     def use(self, name: str, quantization: Quantization | None = None) -> int:
         """Index of an IR tensor. ``quantization`` stands in where the IR's own says nothing (a bias)."""
+        if self.floats and self.graph.tensors[name].dtype == "int16":
+            return self._use_float(name)
+        if name in self.as_float and name not in self.index:
+            return self._codes_of_float(name)
         if name not in self.index:
             type = self.graph.tensors[name]
             array = self.graph.constants.get(name)
             data = None if array is None else _bytes(array, type.dtype)
             self._append(name, TensorRow(name, type.shape, type.dtype, quantization or type.quantization, data))
         return self.index[name]
+
+    def _use_float(self, name: str) -> int:
+        if name not in self.as_float:
+            type, array, free = self.graph.tensors[name], self.graph.constants.get(name), self.free(f"{name}/float")
+            data = None if array is None else _bytes(array.astype(np.float32), "float32")
+            self.as_float[name] = self._append(free, TensorRow(free, type.shape, "float32", None, data))
+            if name in self.index:
+                codes = self.tensor(f"{name}/codes", type.shape, "int16", UNIT)
+                reshape_to(self, f"{name}/codes", self.index[name], codes, type.shape)
+                self.op("DEQUANTIZE", (codes,), self.as_float[name], "DequantizeOptions")
+        return self.as_float[name]
+
+    def _codes_of_float(self, name: str) -> int:
+        type = self.graph.tensors[name]
+        codes = self.tensor(f"{name}/codes", type.shape, "int16", UNIT)
+        self.op("QUANTIZE", (self.as_float[name],), codes, "QuantizeOptions")
+        target = self._append(name, TensorRow(name, type.shape, type.dtype, type.quantization))
+        reshape_to(self, f"{name}/codes", codes, target, type.shape)
+        return target
 
     def bias(self, name: str, x: TensorType, w: TensorType) -> int:
         """A bias with the scale its weights and input give it; another tensor on the same bytes per such scale."""
@@ -71,13 +109,19 @@ class Emission:
 
     def temporary(self, hint: str, shape: Sequence[int], like: TensorType) -> int:
         """A new activation that shares ``like``'s quantization."""
+        if self.floats and like.dtype == "int16":
+            return self.tensor(hint, shape, "float32")
+        return self.tensor(hint, shape, like.dtype, like.quantization)
+
+    def tensor(self, hint: str, shape: Sequence[int], dtype: str, quantization: Quantization | None = None) -> int:
+        """A new activation."""
         name = self.free(hint)
-        return self._append(name, TensorRow(name, tuple(shape), like.dtype, like.quantization))
+        return self._append(name, TensorRow(name, tuple(shape), dtype, quantization))
 
     def constant(self, hint: str, values: Any, dtype: str, quantization: Quantization | None = None) -> int:
         """A new constant."""
         name = self.free(hint)
-        array = np.asarray(values, {"int32": np.int32, "int8": np.int8}[dtype])
+        array = np.asarray(values, DTYPES[dtype])
         return self._append(name, TensorRow(name, tuple(array.shape), dtype, quantization, _bytes(array, dtype)))
 
     def grown(self, name: str, pads: Sequence[Pair]) -> int:
@@ -93,8 +137,13 @@ class Emission:
         return name
 
     def op(self, code: str, inputs: Sequence[int], output: int, options: str = "", *, version: int = 0, **fields: Any) -> None:
-        row = OperatorRow(code, version or VERSIONS[code], tuple(inputs), (output,), options, tuple(fields.items()))
-        self.operators.append(row)
+        version = version or self._version(code, self.rows[inputs[0]].dtype, self.rows[output].dtype)
+        self.operators.append(OperatorRow(code, version, tuple(inputs), (output,), options, tuple(fields.items())))
+
+    def _version(self, code: str, source: str, target: str) -> int:
+        if code == "QUANTIZE":
+            return 2 if target == "int16" else 1
+        return VERSIONS.get("int8" if code == "CAST" and target == "int8" else source, {}).get(code, 1)
 
     def _append(self, name: str, row: TensorRow) -> int:
         self.index[name] = len(self.rows)
@@ -162,7 +211,7 @@ def _pad(e: Emission, name: str, source: int, x: TensorType, target: int, pads: 
     if fill == x.zero_point:
         e.op("PAD", (source, amounts), target, "PadOptions")
     else:
-        value = e.constant(f"{name}/pad_value", [fill], "int8", x.quantization)
+        value = e.constant(f"{name}/pad_value", [fill], x.dtype, x.quantization)
         e.op("PADV2", (source, amounts, value), target, "PadV2Options")
     return target
 
@@ -180,7 +229,7 @@ def _conv2d(e: Emission, node: Node) -> None:
     source, padding = _windowed(e, node, (w.shape[1], w.shape[2]), a.dilation)
     e.op(
         "CONV_2D", (source, *_weighted(e, node)), e.use(node.outputs[0]), "Conv2DOptions",
-        version=6 if a.groups > 1 else 7 if w.dtype == "int4" else 3,
+        version=6 if a.groups > 1 else 7 if w.dtype == "int4" else 0,
         Padding=padding, StrideW=a.stride[1], StrideH=a.stride[0], FusedActivationFunction=_activation(a.activation),
         DilationWFactor=a.dilation[1], DilationHFactor=a.dilation[0],
     )  # fmt: skip
@@ -191,7 +240,7 @@ def _depthwise(e: Emission, node: Node) -> None:
     source, padding = _windowed(e, node, (w.shape[1], w.shape[2]), a.dilation)
     e.op(
         "DEPTHWISE_CONV_2D", (source, *_weighted(e, node)), e.use(node.outputs[0]), "DepthwiseConv2DOptions",
-        version=7 if w.dtype == "int4" else 3,
+        version=7 if w.dtype == "int4" else 0,
         Padding=padding, StrideW=a.stride[1], StrideH=a.stride[0], DepthMultiplier=w.shape[3] // x.shape[3],
         FusedActivationFunction=_activation(a.activation), DilationWFactor=a.dilation[1], DilationHFactor=a.dilation[0],
     )  # fmt: skip
@@ -220,18 +269,19 @@ def _transpose_conv(e: Emission, node: Node) -> None:
     e.op(
         "TRANSPOSE_CONV",
         (e.constant(f"{node.name}/shape", whole, "int32"), weights, e.use(node.inputs[0]), e.bias(node.inputs[2], x, w)),
-        target, "TransposeConvOptions", Padding=enum("Padding", "SAME" if same else "VALID"), StrideW=a.stride[1], StrideH=a.stride[0],
+        target, "TransposeConvOptions", version=3,
+        Padding=enum("Padding", "SAME" if same else "VALID"), StrideW=a.stride[1], StrideH=a.stride[0],
     )  # fmt: skip
     if cropped:
         source, target = target, e.temporary(f"{node.name}/cropped", out.shape, out) if active else last
         _slice_to(e, node.name, source, target, (0, a.crop[0][0], a.crop[1][0], 0), out.shape)
     if active:
-        _clamp_to(e, node.name, target, last, out, *ACTIVATIONS[a.activation])
+        clamp_to(e, node.name, target, last, out, *ACTIVATIONS[a.activation])
 
 
 def _slice_to(e: Emission, name: str, source: int, target: int, begin: Sequence[int], size: Sequence[int]) -> None:
     inputs = (source, e.constant(f"{name}/begin", begin, "int32"), e.constant(f"{name}/size", size, "int32"))
-    e.op("SLICE", inputs, target, "SliceOptions", version=5 if len(size) > 4 else 2)
+    e.op("SLICE", inputs, target, "SliceOptions", version=5 if len(size) > 4 else 0)
 
 
 def _fully_connected(e: Emission, node: Node) -> None:
@@ -242,14 +292,14 @@ def _fully_connected(e: Emission, node: Node) -> None:
     if not flat:
         rows = prod(x.shape[:-1])
         rowed = e.temporary(f"{node.name}/rows", (rows, x.shape[-1]), x)
-        _reshape_to(e, f"{node.name}/rows", source, rowed, (rows, x.shape[-1]))
+        reshape_to(e, f"{node.name}/rows", source, rowed, (rows, x.shape[-1]))
         source, target = rowed, e.temporary(f"{node.name}/flat", (rows, w.shape[0]), out)
     e.op(
         "FULLY_CONNECTED", (source, *_weighted(e, node)), target, "FullyConnectedOptions",
-        version=10 if w.dtype == "int4" else 4, FusedActivationFunction=_activation(node.attrs.activation),
+        version=10 if w.dtype == "int4" else 0, FusedActivationFunction=_activation(node.attrs.activation),
     )  # fmt: skip
     if not flat:
-        _reshape_to(e, node.name, target, e.use(node.outputs[0]), out.shape)
+        reshape_to(e, node.name, target, e.use(node.outputs[0]), out.shape)
 
 
 # ---------------------------------------------------------------- element by element
@@ -259,23 +309,23 @@ def _binary(code: str, options: str) -> Callable[[Emission, Node], None]:
     def emit(e: Emission, node: Node) -> None:
         x, y = e.graph.in_types(node)
         out = e.graph.out_types(node)[0]
-        version = VERSIONS[code]
-        if code == "MUL" and np.float32(x.scale) * np.float32(y.scale) / np.float32(out.scale) >= 1:
+        version = 0
+        if x.dtype == "int8" and code == "MUL" and np.float32(x.scale) * np.float32(y.scale) / np.float32(out.scale) >= 1:
             version = 3
         if code == "SUB" and x.shape != y.shape and len(out.shape) > 4:
             version = 3
         inputs = [e.use(t) for t in node.inputs]
-        if code == "MUL" and origin(e.graph, node.inputs[0]) == origin(e.graph, node.inputs[1]):
+        if x.dtype == "int8" and code == "MUL" and origin(e.graph, node.inputs[0]) == origin(e.graph, node.inputs[1]):
             # XNNPACK turns a product of one tensor with itself into a square look-up table that rounds differently
             # (X src/subgraph.c); MINIMUM is not delegated, so it no longer sees that both are one
             inputs[1] = e.temporary(f"{node.name}/twin", y.shape, y)
-            _clamp_to(e, f"{node.name}/twin", e.use(node.inputs[1]), inputs[1], y, -np.inf, np.inf)
+            clamp_to(e, f"{node.name}/twin", e.use(node.inputs[1]), inputs[1], y, -np.inf, np.inf)
         e.op(code, inputs, e.use(node.outputs[0]), options, version=version, FusedActivationFunction=_activation(node.attrs.activation))
 
     return emit
 
 
-def _unary(code: str, options: str = "", **fields: Callable[[Any], Any]) -> Callable[[Emission, Node], None]:
+def unary_form(code: str, options: str = "", **fields: Callable[[Any], Any]) -> Callable[[Emission, Node], None]:
     def emit(e: Emission, node: Node) -> None:
         values = {k: f(node.attrs) for k, f in fields.items()}
         e.op(code, (e.use(node.inputs[0]),), e.use(node.outputs[0]), options, **values)
@@ -283,24 +333,25 @@ def _unary(code: str, options: str = "", **fields: Callable[[Any], Any]) -> Call
     return emit
 
 
-def _clamp_to(e: Emission, name: str, source: int, target: int, type: TensorType, low: float, high: float) -> None:
+def clamp_to(e: Emission, name: str, source: int, target: int, type: TensorType, low: float, high: float) -> None:
     """Clamp codes: RELU or RELU6 where that is the clamp, else MAXIMUM and MINIMUM with constants."""
-    if low == 0 and high in (6, np.inf):
+    if type.dtype == "int8" and low == 0 and high in (6, np.inf):
         e.op("RELU" if high == np.inf else "RELU6", (source,), target)
         return
-    q_low, q_high = activation_bounds(low, high, type.scale, type.zero_point, "TFLITE")
-    steps = [(code, q) for code, q, free in (("MAXIMUM", q_low, -128), ("MINIMUM", q_high, 127)) if q != free]
-    steps = steps or [("MINIMUM", 127)]
+    least, most = type.code_bounds
+    q_low, q_high = activation_bounds(low, high, type.scale, type.zero_point, "TFLITE", type.code_bounds)
+    steps = [(code, q) for code, q, free in (("MAXIMUM", q_low, least), ("MINIMUM", q_high, most)) if q != free]
+    steps = steps or [("MINIMUM", most)]
     for i, (code, q) in enumerate(steps):
         out = target if i == len(steps) - 1 else e.temporary(f"{name}/{code.lower()}", type.shape, type)
-        bound = e.constant(f"{name}/{code.lower()}_bound", [q], "int8", type.quantization)
-        e.op(code, (source, bound), out, "MaximumMinimumOptions", version=3 if len(type.shape) > 4 else 2)
+        bound = e.constant(f"{name}/{code.lower()}_bound", [q], type.dtype, type.quantization)
+        e.op(code, (source, bound), out, "MaximumMinimumOptions", version=3 if len(type.shape) > 4 and type.dtype == "int8" else 0)
         source = out
 
 
 def _clamp(e: Emission, node: Node) -> None:
     low, high = FIXED_CLAMPS.get(node.op) or (node.attrs.min, node.attrs.max)
-    _clamp_to(e, node.name, e.use(node.inputs[0]), e.use(node.outputs[0]), e.graph.out_types(node)[0], low, high)
+    clamp_to(e, node.name, e.use(node.inputs[0]), e.use(node.outputs[0]), e.graph.out_types(node)[0], low, high)
 
 
 def _prelu(e: Emission, node: Node) -> None:
@@ -352,7 +403,7 @@ def _avg_pool(e: Emission, node: Node) -> None:
 
 def _strided_to(e: Emission, name: str, source: int, target: int, begin: Sequence[int], end: Sequence[int], stride: Sequence[int]) -> None:
     inputs = (source, *(e.constant(f"{name}/{n}", v, "int32") for n, v in (("begin", begin), ("end", end), ("strides", stride))))
-    e.op("STRIDED_SLICE", inputs, target, "StridedSliceOptions", version=4 if len(begin) > 4 else 2)
+    e.op("STRIDED_SLICE", inputs, target, "StridedSliceOptions", version=4 if len(begin) > 4 else 0)
 
 
 def _reduce(code: str) -> Callable[[Emission, Node], None]:
@@ -366,7 +417,7 @@ def _reduce(code: str) -> Callable[[Emission, Node], None]:
         inputs = (e.use(node.inputs[0]), e.constant(f"{node.name}/axes", a.axes, "int32"))
         e.op(code, inputs, target, "ReducerOptions", KeepDims=a.keep_dims and not drop)
         if drop:
-            _reshape_to(e, node.name, target, e.use(node.outputs[0]), out.shape)
+            reshape_to(e, node.name, target, e.use(node.outputs[0]), out.shape)
 
     return emit
 
@@ -374,13 +425,13 @@ def _reduce(code: str) -> Callable[[Emission, Node], None]:
 # ---------------------------------------------------------------- data movement
 
 
-def _reshape_to(e: Emission, name: str, source: int, target: int, shape: Sequence[int]) -> None:
+def reshape_to(e: Emission, name: str, source: int, target: int, shape: Sequence[int]) -> None:
     inputs = (source, e.constant(f"{name}/shape", np.asarray(shape, np.int32).reshape(-1), "int32"))
     e.op("RESHAPE", inputs, target, "ReshapeOptions", NewShape=tuple(shape))
 
 
 def _reshape(e: Emission, node: Node) -> None:
-    _reshape_to(e, node.name, e.use(node.inputs[0]), e.use(node.outputs[0]), e.graph.out_types(node)[0].shape)
+    reshape_to(e, node.name, e.use(node.inputs[0]), e.use(node.outputs[0]), e.graph.out_types(node)[0].shape)
 
 
 def merged_transpose(shape: Sequence[int], perm: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -421,17 +472,17 @@ def _transpose(e: Emission, node: Node) -> None:
     source, target = e.use(node.inputs[0]), e.use(node.outputs[0])
     steps = transpose_steps(x.shape, node.attrs.perm)
     if not steps:
-        _reshape_to(e, node.name, source, target, out.shape)
+        reshape_to(e, node.name, source, target, out.shape)
         return
     if len(x.shape) <= 4:
         e.op("TRANSPOSE", (source, e.constant(f"{node.name}/perm", node.attrs.perm, "int32")), target, "TransposeOptions")
         return
     for shape, perm in steps:
         merged = e.temporary(f"{node.name}/merged", shape, x)
-        _reshape_to(e, f"{node.name}/merged", source, merged, shape)
+        reshape_to(e, f"{node.name}/merged", source, merged, shape)
         source = e.temporary(f"{node.name}/moved", [shape[p] for p in perm], x)
         e.op("TRANSPOSE", (merged, e.constant(f"{node.name}/perm", perm, "int32")), source, "TransposeOptions")
-    _reshape_to(e, node.name, source, target, out.shape)
+    reshape_to(e, node.name, source, target, out.shape)
 
 
 def _concat(e: Emission, node: Node) -> None:
@@ -460,7 +511,7 @@ def _resize(code: str, options: str) -> Callable[[Emission, Node], None]:
         inputs = (e.use(node.inputs[0]), e.constant(f"{node.name}/size", a.size, "int32"))
         e.op(
             code, inputs, e.use(node.outputs[0]), options,
-            version=3 if newer else 2, AlignCorners=a.align_corners, HalfPixelCenters=a.half_pixel_centers,
+            version=3 if newer else 0, AlignCorners=a.align_corners, HalfPixelCenters=a.half_pixel_centers,
         )  # fmt: skip
 
     return emit
@@ -473,7 +524,7 @@ Limit = tuple[str, str, str]
 Limits = Callable[[Graph, Node], Iterator[Limit]]
 
 
-def _max_rank(rank: int) -> Limits:
+def max_rank(rank: int) -> Limits:
     def limits(graph: Graph, node: Node) -> Iterator[Limit]:
         have = max(len(t.shape) for t in (*graph.in_types(node), *graph.out_types(node)))
         if have > rank:
@@ -520,7 +571,7 @@ def _int4_limits(graph: Graph, node: Node) -> Iterator[Limit]:
 
 
 def _add_limits(graph: Graph, node: Node) -> Iterator[Limit]:
-    yield from _broadcast_limits(graph, node)
+    yield from broadcast_limits(graph, node)
     yield from _activation_limits(graph, node)
     (x, y), out = graph.in_types(node), graph.out_types(node)[0]
     largest = 255 * (x.scale + y.scale) / out.scale
@@ -530,7 +581,7 @@ def _add_limits(graph: Graph, node: Node) -> Iterator[Limit]:
 
 
 def _mul_limits(graph: Graph, node: Node) -> Iterator[Limit]:
-    yield from _broadcast_limits(graph, node)
+    yield from broadcast_limits(graph, node)
     yield from _activation_limits(graph, node)
     (x, y), out = graph.in_types(node), graph.out_types(node)[0]
     ratio = np.float32(x.scale) * np.float32(y.scale) / np.float32(out.scale)
@@ -540,17 +591,17 @@ def _mul_limits(graph: Graph, node: Node) -> Iterator[Limit]:
 
 
 def _clamp_limits(graph: Graph, node: Node) -> Iterator[Limit]:
-    yield from _max_rank(6)(graph, node)
+    yield from max_rank(6)(graph, node)
     yield from _activation_limits(graph, node)
 
 
-def _broadcast_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+def broadcast_limits(graph: Graph, node: Node) -> Iterator[Limit]:
     shapes = {t.shape for t in graph.in_types(node)}
-    yield from _max_rank(4 if len(shapes) > 1 else 6)(graph, node)
+    yield from max_rank(4 if len(shapes) > 1 else 6)(graph, node)
 
 
 def _hard_swish_limits(graph: Graph, node: Node) -> Iterator[Limit]:
-    yield from _max_rank(6)(graph, node)
+    yield from max_rank(6)(graph, node)
     x, out = graph.in_types(node)[0], graph.out_types(node)[0]
     ratio = np.float32(np.float32(x.scale) / np.float32(128)) / np.float32(out.scale)
     if not ratio < 1:
@@ -581,9 +632,9 @@ class Rule:
 
 
 RULES: dict[str, Rule] = {
-    "quantize": Rule(_unary("QUANTIZE", "QuantizeOptions")),
-    "dequantize": Rule(_unary("DEQUANTIZE", "DequantizeOptions")),
-    "requantize": Rule(_unary("QUANTIZE", "QuantizeOptions")),
+    "quantize": Rule(unary_form("QUANTIZE", "QuantizeOptions")),
+    "dequantize": Rule(unary_form("DEQUANTIZE", "DequantizeOptions")),
+    "requantize": Rule(unary_form("QUANTIZE", "QuantizeOptions")),
     "conv2d": Rule(_conv2d, _weighted_limits),
     "depthwise_conv2d": Rule(_depthwise, _weighted_limits),
     "transpose_conv2d": Rule(_transpose_conv, _transpose_conv_limits),
@@ -593,24 +644,24 @@ RULES: dict[str, Rule] = {
     "mul": Rule(_binary("MUL", "MulOptions"), _mul_limits),
     "max_pool2d": Rule(_max_pool),
     "avg_pool2d": Rule(_avg_pool, _avg_pool_limits),
-    "mean": Rule(_reduce("MEAN"), _max_rank(4)),
-    "sum": Rule(_reduce("SUM"), _max_rank(4)),
-    "reduce_max": Rule(_reduce("REDUCE_MAX"), _max_rank(4)),
-    "softmax": Rule(_unary("SOFTMAX", "SoftmaxOptions", Beta=lambda a: a.beta), _max_rank(4)),
+    "mean": Rule(_reduce("MEAN"), max_rank(4)),
+    "sum": Rule(_reduce("SUM"), max_rank(4)),
+    "reduce_max": Rule(_reduce("REDUCE_MAX"), max_rank(4)),
+    "softmax": Rule(unary_form("SOFTMAX", "SoftmaxOptions", Beta=lambda a: a.beta), max_rank(4)),
     "relu": Rule(_clamp, _clamp_limits),
     "relu6": Rule(_clamp, _clamp_limits),
-    "clamp": Rule(_clamp, _max_rank(4)),
-    "logistic": Rule(_unary("LOGISTIC"), _max_rank(6)),
-    "tanh": Rule(_unary("TANH"), _max_rank(6)),
-    "hard_swish": Rule(_unary("HARD_SWISH", "HardSwishOptions"), _hard_swish_limits),
-    "elu": Rule(_unary("ELU"), _elu_limits),
-    "leaky_relu": Rule(_unary("LEAKY_RELU", "LeakyReluOptions", Alpha=lambda a: a.alpha), _max_rank(6)),
-    "prelu": Rule(_prelu, _max_rank(4)),
+    "clamp": Rule(_clamp, max_rank(4)),
+    "logistic": Rule(unary_form("LOGISTIC"), max_rank(6)),
+    "tanh": Rule(unary_form("TANH"), max_rank(6)),
+    "hard_swish": Rule(unary_form("HARD_SWISH", "HardSwishOptions"), _hard_swish_limits),
+    "elu": Rule(unary_form("ELU"), _elu_limits),
+    "leaky_relu": Rule(unary_form("LEAKY_RELU", "LeakyReluOptions", Alpha=lambda a: a.alpha), max_rank(6)),
+    "prelu": Rule(_prelu, max_rank(4)),
     "reshape": Rule(_reshape),
     "transpose": Rule(_transpose),
-    "concat": Rule(_concat, _max_rank(6)),
-    "slice": Rule(_slice, _max_rank(4)),
-    "pad": Rule(_pad_node, _max_rank(4)),
+    "concat": Rule(_concat, max_rank(6)),
+    "slice": Rule(_slice, max_rank(4)),
+    "pad": Rule(_pad_node, max_rank(4)),
     "resize_nearest": Rule(_resize("RESIZE_NEAREST_NEIGHBOR", "ResizeNearestNeighborOptions")),
     "resize_bilinear": Rule(_resize("RESIZE_BILINEAR", "ResizeBilinearOptions")),
 }
