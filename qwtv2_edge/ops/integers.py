@@ -626,12 +626,12 @@ def _by_blocks_of_8(x: np.ndarray, size: int, main: Callable, tail: Callable) ->
 
 
 def _quantize_p2(x, out):
-    scale, zero_point = out.scale, out.zero_point
+    scale, zero_point, bounds = out.scale, out.zero_point, out.code_bounds
     return _by_blocks_of_8(
         x,
         out.size,
-        lambda v: fp.quantize_codes(v, scale, zero_point, "RNE"),
-        lambda v: fp.quantize_codes(v, scale, zero_point, "HAZ64"),
+        lambda v: fp.quantize_codes(v, scale, zero_point, "RNE", bounds),
+        lambda v: fp.quantize_codes(v, scale, zero_point, "HAZ64", bounds),
     )
 
 

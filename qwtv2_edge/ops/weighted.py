@@ -483,9 +483,9 @@ def requantize_output(
     return out
 
 
-#: weighted ops with a form for 16-bit activations (8-bit weights, int32 bias), and its rounding schemes
+#: weighted ops with a form for 16-bit activations (8-bit weights, int32 bias), and its rules
 WIDE_OPS = ("conv2d", "depthwise_conv2d", "fully_connected")
-WIDE_SCHEMES = ("REF", "UP2", "UP2_8", "F64", "ONE")
+WIDE_RULES = ("REF", "REF_F64", "UP2", "UP2_8", "F64", "ONE", "R64")
 
 
 def accumulate_wide(op: str, arrays: Arrays, attrs: Any) -> np.ndarray:
@@ -506,14 +506,12 @@ def accumulate_wide(op: str, arrays: Arrays, attrs: Any) -> np.ndarray:
 def requantize_wide(op: str, acc: np.ndarray, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> np.ndarray:
     """Accumulators over 16-bit codes to 16-bit codes."""
     key, out = wide_key(op), out_types[0]
-    scheme = numerics.rule(key)
-    if scheme not in WIDE_SCHEMES:
-        raise GraphError(f"numerics '{numerics.name}' has no rule for {key}" + (f" (it says {scheme!r})" if scheme else ""))
-    quantization = in_types[1].quantization
-    assert quantization is not None
-    scale = np.broadcast_to(fp.effective_scale(scheme, in_types[0].scale, quantization.scale_array, out.scale), acc.shape[-1:])
+    rule = numerics.rule(key)
+    if rule not in WIDE_RULES:
+        raise GraphError(f"numerics '{numerics.name}' has no rule for {key}" + (f" (it says {rule!r})" if rule else ""))
+    scale = np.broadcast_to(effective_scale(op, rule, in_types, out), acc.shape[-1:])
     bounds = fp.activation_bounds(*ACTIVATIONS[attrs.activation], out.scale, out.zero_point, "TFLITE", out.code_bounds)
-    return fp.to_codes(fp.requantize(acc, scale, scheme), out.zero_point, *bounds)
+    return fp.to_codes(fp.requantize(acc, scale, RULES[rule]), out.zero_point, *bounds)
 
 
 def integer_rule(op: str):

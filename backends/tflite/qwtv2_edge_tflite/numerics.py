@@ -52,7 +52,7 @@ REFERENCE = {
     "quantize:int16": "HAZ",  # K/internal/reference/quantize.h :: AffineQuantize
     "batch_matmul:int16": "R64_F32",  # K/internal/reference/batch_matmul.h
     "conv2d:int16": "REF",  # K/internal/reference/integer_ops/conv.h, int32 bias
-    "depthwise_conv2d:int16": "REF",  # K/internal/reference/integer_ops/depthwise_conv.h, int32 bias
+    "depthwise_conv2d:int16": "R64",  # K/internal/reference/integer_ops/depthwise_conv.h, int64 bias
     "fully_connected:int16": "F64",  # K/internal/reference/integer_ops/fully_connected.h, int32 bias
 }
 
@@ -70,7 +70,7 @@ BUILTIN_X86 = {
     "elu": "LUT_TFLITE",  # K/activations.cc :: EluPrepare
     "softmax": "FLOAT_LUT",  # K/internal/optimized/optimized_ops.h :: Softmax
     "quantize": "P2",  # K/internal/optimized/optimized_ops.h :: AffineQuantize
-    "quantize:int16": "RNE",  # K/internal/optimized/optimized_ops.h :: AffineQuantize
+    "quantize:int16": "P2",  # K/internal/optimized/optimized_ops.h :: AffineQuantize
     **dict.fromkeys(("conv2d:int16", "fully_connected:int16"), "UP2"),  # ruy/kernel_avx512.cc
     "dequantize": "P2",  # K/internal/optimized/optimized_ops.h :: Dequantize
 }
@@ -113,7 +113,7 @@ XNNPACK_X86 = {
     "requantize": "Q8_OR_REF",  # X/microparams-init.c :: xnn_init_qs8_cvt; D :: VisitQuantizeNode
     "batch_matmul": "F32E",  # X/operators/batch-matrix-multiply-nc.c
     # left to the built-ins, as in BUILTIN_X86
-    "quantize:int16": "RNE",
+    "quantize:int16": "P2",
     **dict.fromkeys(("conv2d:int16", "fully_connected:int16"), "UP2"),
 }
 
@@ -134,7 +134,7 @@ MICRO = {
     "depthwise_conv2d:int4": "REF",  # M/depthwise_conv.cc, unpacked first
     "prelu": "REF_F64",  # M/prelu_common.cc :: CalculatePreluParams
     "mul:int16": "REF_F64",  # M/mul_common.cc :: CalculateOpDataMul
-    "fully_connected:int16": "REF",  # M/fully_connected.cc
+    "fully_connected:int16": "REF_F64",  # M/fully_connected.cc
 }
 
 #: what runtimes have no kernel for, or one that computes something else

@@ -97,11 +97,13 @@ class Emission:
         reshape_to(self, f"{name}/codes", codes, target, type.shape)
         return target
 
-    def bias(self, name: str, x: TensorType, w: TensorType) -> int:
+    def bias(self, name: str, x: TensorType, w: TensorType, dtype: str = "int32") -> int:
         """A bias with the scale its weights and input give it; another tensor on the same bytes per such scale."""
         assert w.quantization is not None
         scale = np.float32(x.scale) * w.quantization.scale_array
         quantization = Quantization.per_channel(scale, 0)
+        if dtype != "int32":
+            return self.constant(f"{name}/{dtype}", self.graph.constants[name], dtype, quantization)
         if name in self.index and self.rows[self.index[name]].quantization != quantization:
             row = self.rows[self.use(name)]
             return self._append(self.free(name), TensorRow(self.free(name), row.shape, row.dtype, quantization, row.data))
@@ -221,17 +223,24 @@ def _pad(e: Emission, name: str, source: int, x: TensorType, target: int, pads: 
 
 def _weighted(e: Emission, node: Node) -> tuple[int, int]:
     x, w, _ = e.graph.in_types(node)
-    return e.use(node.inputs[1]), e.bias(node.inputs[2], x, w)
+    # the only bias of depthwise kernels beside 16-bit data
+    bias = "int64" if x.dtype == "int16" and node.op == "depthwise_conv2d" else "int32"
+    return e.use(node.inputs[1]), e.bias(node.inputs[2], x, w, bias)
+
+
+def _bias_type(x: TensorType) -> dict[str, int]:
+    """Runtimes read the bias beside 16-bit data as int64 unless told; those older than the option look at the tensor."""
+    return {"QuantizedBiasType": enum("TensorType", "INT32")} if x.dtype == "int16" else {}
 
 
 def _conv2d(e: Emission, node: Node) -> None:
-    a, w = node.attrs, e.graph.in_types(node)[1]
+    a, (x, w, _) = node.attrs, e.graph.in_types(node)
     source, padding = _windowed(e, node, (w.shape[1], w.shape[2]), a.dilation)
     e.op(
         "CONV_2D", (source, *_weighted(e, node)), e.use(node.outputs[0]), "Conv2DOptions",
         version=6 if a.groups > 1 else 7 if w.dtype == "int4" else 0,
         Padding=padding, StrideW=a.stride[1], StrideH=a.stride[0], FusedActivationFunction=_activation(a.activation),
-        DilationWFactor=a.dilation[1], DilationHFactor=a.dilation[0],
+        DilationWFactor=a.dilation[1], DilationHFactor=a.dilation[0], **_bias_type(x),
     )  # fmt: skip
 
 
@@ -296,7 +305,7 @@ def _fully_connected(e: Emission, node: Node) -> None:
         source, target = rowed, e.temporary(f"{node.name}/flat", (rows, w.shape[0]), out)
     e.op(
         "FULLY_CONNECTED", (source, *_weighted(e, node)), target, "FullyConnectedOptions",
-        version=10 if w.dtype == "int4" else 0, FusedActivationFunction=_activation(node.attrs.activation),
+        version=10 if w.dtype == "int4" else 0, FusedActivationFunction=_activation(node.attrs.activation), **_bias_type(x),
     )  # fmt: skip
     if not flat:
         reshape_to(e, node.name, target, e.use(node.outputs[0]), out.shape)
