@@ -174,47 +174,68 @@ class Heron:
             s = (s + v / s) * F(0.5)
         return s
 
+    def scaled(self, factor: float) -> Heron:
+        """The same for values ``factor`` squared times as large."""
+        return Heron(float(F(self.start * factor)), float(F(self.slope / factor)), self.steps)
 
-#: for the variances of layer_norm, 1 to 2**18, and for sums of squares, 2**10 to 2**24
+
+#: for variances of 1 to 2**18, and for sums of squares of 2**10 to 2**24
 VARIANCE_ROOT, LENGTH_ROOT = Heron(8.0, 1 / 64, 5), Heron(256.0, 1 / 4096, 6)
 
 
-def square_factor(channels: int, limit: int) -> np.float32:
-    """k such that the sum of ``channels`` squares of round(k * c), for centred integers c up to ``limit``, stays below 2**24."""
-    return min(F(1), F((np.sqrt(EXACT / channels) - 1) / limit))
+def square_step(channels: int, limit: int) -> int:
+    """The least power of two such that ``channels`` squares of integers up to limit / step sum to EXACT at most."""
+    return 1 << max(0, fp.ceil_log2(limit * np.sqrt(channels / EXACT)))
+
+
+def sum_parts(channels: int) -> tuple[int, int]:
+    """(parts, step): sums of 16-bit codes over each part are exact; rounded to multiples of step, so is the sum of the parts."""
+    parts = -(-channels // EXACT_CHANNELS)
+    return parts, 1 if parts == 1 else max(4, 1 << fp.ceil_log2(parts))
+
+
+def part_ends(channels: int) -> np.ndarray:
+    """Where the parts of :func:`sum_parts` begin and end: equal ones but for the last."""
+    parts, _ = sum_parts(channels)
+    return np.minimum(np.arange(parts + 1) * -(-channels // parts), channels)
 
 
 @dataclass(frozen=True)
 class LayerNorm32:
     """Constants of the float32 layer_norm on 16-bit codes c.
 
-    (1) d = c - S * share,  S = sum(c)     exact up to 512 channels
-    (2) e = round(d * factor),  v = sum(e * e) * share + eps
-    (3) y = (d * (1 / VARIANCE_ROOT(v))) * gamma + beta, then quantized
+    (1) d = c - S * share,  S = sum(c), in parts beyond 512 channels, see :func:`sum_parts`
+    (2) e = d rounded to a multiple of step,  v = max(sum(e * e) + offset, least)
+    (3) y = (d * (1 / root(v))) * gamma + beta, then quantized
 
+    offset: eps, less what the rounding adds to squares on average, step**2 / 12 each (Sheppard's correction); least: of
+    rows whose standard deviation is below a quarter of step, and hardly seen by e.
     gamma and beta: float32 (channels,), for real values where y has 8 bits, in units of y's codes where it has 16.
     """
 
     share: np.float32
-    factor: np.float32
-    eps: np.float32
+    step: int
+    offset: np.float32
+    least: np.float32
+    root: Heron
     gamma: np.ndarray
     beta: np.ndarray
 
     @staticmethod
     def of(x: TensorType, gamma_type: TensorType, out: TensorType, gamma: np.ndarray, beta: np.ndarray, eps: float) -> LayerNorm32:
         n = x.shape[-1]
-        if n > EXACT_CHANNELS:
-            raise GraphError(f"layer_norm over {n} channels: float32 sums of 16-bit codes are exact up to {EXACT_CHANNELS}")
-        factor = square_factor(n, 32767)
+        length, squares = np.sqrt(n), square_step(n, 32768)
+        offset = eps / np.float64(F(x.scale)) ** 2
         step, unit = np.float64(F(gamma_type.scale)), np.float64(1)
         if out.dtype == "int16":
             unit = 1 / np.float64(F(out.scale))
         return LayerNorm32(
             F(1) / F(n),
-            factor,
-            F(eps * (np.float64(factor) / np.float64(F(x.scale))) ** 2),
-            (gamma.astype(np.float64) * (step * np.float64(factor) * unit)).astype(F),
+            squares,
+            F(n * (offset - squares**2 / 12)),
+            F(n * (offset + squares**2 / 16)),
+            VARIANCE_ROOT.scaled(length * squares),
+            (gamma.astype(np.float64) * (step * length * unit)).astype(F),
             (beta.astype(np.float64) * (step * normal_scale(n) * unit)).astype(F),
         )
 
@@ -229,14 +250,26 @@ def clamp_round32(x: np.ndarray) -> np.ndarray:
     return fp.to_codes(round32(np.clip(x, F(-32768), F(32767))), 0, -32768, 32767)
 
 
+def _round_to(x: np.ndarray, step: int) -> np.ndarray:
+    """float32 values to the nearest multiple of ``step``, a power of two."""
+    return round32(x * F(1 / step)) * F(step)
+
+
+def _code_sum(c: np.ndarray) -> np.ndarray:
+    parts, step = sum_parts(c.shape[-1])
+    if parts == 1:
+        return c.sum(-1, keepdims=True)
+    return _round_to(np.add.reduceat(c, part_ends(c.shape[-1])[:-1], axis=-1), step).sum(-1, keepdims=True)
+
+
 def _layer_norm_f32(arrays: Arrays, attrs: Any, x_type: TensorType, gamma_type: TensorType, out: TensorType) -> np.ndarray:
     k = LayerNorm32.of(x_type, gamma_type, out, arrays[1], arrays[2], attrs.eps)
     d = arrays[0].astype(F)
     if attrs.centre:
-        d = d - d.sum(-1, keepdims=True) * k.share
-    e = round32(d * k.factor)
-    v = (e * e).sum(-1, keepdims=True) * k.share + k.eps
-    y = d * (F(1) / VARIANCE_ROOT(v)) * k.gamma + k.beta
+        d = d - _code_sum(d) * k.share
+    e = _round_to(d, k.step)
+    v = np.maximum((e * e).sum(-1, keepdims=True) + k.offset, k.least)
+    y = d * (F(1) / k.root(v)) * k.gamma + k.beta
     if out.dtype == "int16":
         return clamp_round32(y)
     return fp.quantize_codes(y, out.scale, out.zero_point, "RNE")
@@ -312,7 +345,7 @@ def softmax_exponentials(scale: float, entries: int) -> np.ndarray:
         return real_codes(out)[lut_xnn(lambda x, attrs: np.exp(x.astype(np.float64)).astype(F))(None, distance, out).view(np.uint8)]
 
     coarse, fine = softmax_scales(entries)
-    return table(fine) + np.maximum(table(coarse) - F(255 * fine), F(0))
+    return table(fine) + np.maximum(table(coarse) - F(256 * fine), F(0))
 
 
 def softmax_f32(codes: np.ndarray, scale: float, beta: float) -> np.ndarray:
@@ -353,13 +386,26 @@ def _l2_tflite(x: np.ndarray, in_type: TensorType) -> np.ndarray:
     return fp.multiply_quantized(c, multiplier, 7 - shift)
 
 
+@dataclass(frozen=True)
+class L2Normalize32:
+    """Constants of the float32 l2_normalize of real values r of 8-bit codes.
+
+    e = round(r * unit),  v = max(sum(e * e), 1),  y = r * (unit / LENGTH_ROOT(v))
+    """
+
+    unit: np.float32
+
+    @staticmethod
+    def of(x: TensorType) -> L2Normalize32:
+        return L2Normalize32(F(1 / (np.float64(F(x.scale)) * square_step(x.shape[-1], 256))))
+
+
 def _l2_f32(x: np.ndarray, in_type: TensorType) -> np.ndarray:
-    """e = round(k * c); c * (k / LENGTH_ROOT(sum(e * e))), ties to even."""
-    c = x.astype(F) - F(in_type.zero_point)
-    k = square_factor(x.shape[-1], 255)
-    e = round32(c * k)
+    unit = L2Normalize32.of(in_type).unit
+    r = (x.astype(F) - F(in_type.zero_point)) * F(in_type.scale)
+    e = round32(r * unit)
     v = np.maximum((e * e).sum(-1, keepdims=True), F(1))
-    return round32(c * (F(128 * k) / LENGTH_ROOT(v)))
+    return round32(r * (unit / LENGTH_ROOT(v)) * F(128))
 
 
 def _l2_one(x: np.ndarray, in_type: TensorType) -> np.ndarray:

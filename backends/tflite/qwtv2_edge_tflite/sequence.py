@@ -18,7 +18,7 @@ from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.numerics import wide_key
 from qwtv2_edge.ops.integers import CODES, UNARY_RULES, real32
-from qwtv2_edge.ops.sequence import EXACT_CHANNELS, INDEX_LIMIT, VARIANCE_ROOT, LayerNorm32, LayerNormTable, layer_norm_sum_scale
+from qwtv2_edge.ops.sequence import EXACT_CHANNELS, INDEX_LIMIT, LayerNorm32, LayerNormTable, layer_norm_sum_scale
 from qwtv2_edge.ops.spec import ACTIVATIONS
 from qwtv2_edge_tflite.ops import RULES, UNIT, Emission, Limit, Rule, broadcast_limits, clamp_to, max_rank, reshape_to, unary_form
 from qwtv2_edge_tflite.schema import enum
@@ -142,16 +142,15 @@ def _layer_norm_float(e: Emission, node: Node) -> None:
     graph, c = e.graph, Chain(e, node)
     (x, gamma, _), out, target = graph.in_types(node), graph.out_types(node)[0], e.use(node.outputs[0])
     k = LayerNorm32.of(x, gamma, out, *(graph.constants[t] for t in node.inputs[1:]), node.attrs.eps)
-    share = float(k.share)
     d = e.use(node.inputs[0])
     if node.attrs.centre:
-        d = c.step("SUB", d, c.step("MUL", c.reduce("SUM", d), share))
-    rounded = c.round(c.step("MUL", d, float(k.factor)))
-    total = c.reduce("SUM", c.step("MUL", rounded, rounded))
-    variance = c.step("ADD", c.step("MUL", total, share), float(k.eps))
-    root = c.step("ADD", c.step("MUL", variance, VARIANCE_ROOT.slope), VARIANCE_ROOT.start)
-    for _ in range(VARIANCE_ROOT.steps):
-        root = c.step("MUL", c.step("ADD", root, c.step("DIV", variance, root)), 0.5)
+        d = c.step("SUB", d, c.step("MUL", c.reduce("SUM", d), float(k.share)))
+    rounded = c.step("MUL", c.round(c.step("MUL", d, 1 / k.step)), float(k.step))
+    total = c.step("ADD", c.reduce("SUM", c.step("MUL", rounded, rounded)), float(k.offset))
+    square = c.step("MAXIMUM", total, float(k.least))
+    root = c.step("ADD", c.step("MUL", square, k.root.slope), k.root.start)
+    for _ in range(k.root.steps):
+        root = c.step("MUL", c.step("ADD", root, c.step("DIV", square, root)), 0.5)
     normal = c.step("MUL", d, c.step("DIV", 1.0, root))
     scaled = c.step("MUL", normal, c.constant(k.gamma, "float32"))
     beta = c.constant(k.beta, "float32")
