@@ -40,20 +40,33 @@ class Moments:
     ss: np.ndarray
 
     @staticmethod
-    def of(z: np.ndarray, y: np.ndarray) -> Moments:
-        """Moments of one batch. z, y: float, (samples, positions, channels)."""
+    def of(z: np.ndarray, y: np.ndarray, keep: np.ndarray | None = None) -> Moments:
+        """Moments of one batch.
+
+        Args:
+            z, y: float, (samples, positions, channels).
+            keep: bool (samples, positions), False for positions that don't count, such as padding; None for all. Every
+                sample keeps at least one.
+        """
         samples, positions, _ = z.shape
         e = y - z
-        zm, em = z.mean((0, 1), dtype=np.float64), e.mean((0, 1), dtype=np.float64)
+        if keep is None:
+            count, per = samples * positions, np.full((samples, 1), positions, np.float64)
+        else:
+            z, e = z * keep[:, :, None], e * keep[:, :, None]
+            count, per = int(keep.sum()), keep.sum(1, dtype=np.float64)[:, None]
+        zm, em = z.sum((0, 1), dtype=np.float64) / count, e.sum((0, 1), dtype=np.float64) / count
         # centred, then summed in float32 over one sample's positions and in float64 over samples
         zc, ec = z - zm.astype(z.dtype), e - em.astype(e.dtype)
-        per_sample = ec.mean(1, dtype=np.float64)
+        if keep is not None:
+            zc, ec = zc * keep[:, :, None], ec * keep[:, :, None]
+        per_sample = ec.sum(1, dtype=np.float64) / per
 
         def products(p: np.ndarray, q: np.ndarray) -> np.ndarray:
             return np.einsum("npc,npc->nc", p, q).sum(0, dtype=np.float64)
 
         return Moments(
-            samples * positions,
+            count,
             samples,
             zm,
             em,
