@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from cases.build import GRIDS, RANDOM, Case, Grid, act, draw_wide, op_case
+from cases.build import GRIDS, RANDOM, WIDER, Case, Grid, act, draw_wide, op_case
 from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.ops.norm import L2NormalizeAttrs, LayerNormAttrs
 from qwtv2_edge.ops.sequence import normal_scale, variance_shift
+from qwtv2_edge.ops.spec import NoAttrs
 
 #: standard deviation of the codes a shift is made for: small, ordinary, the whole range
 SPREADS = (200.0, 4000.0, 18900.0)
@@ -33,12 +34,20 @@ def _layer_norm(name: str, rng: np.random.Generator, grid: Grid, shape, dtype: s
     return op_case(name, "layer_norm", attrs, types, out, constants={1: gamma, 2: beta}, dtype=dtype)
 
 
+def _channel_scale(name: str, rng: np.random.Generator, grid: Grid, shape) -> Case:
+    x = draw_wide(rng, shape, grid)
+    gain = TensorType(shape[-1:], "int16", Quantization.per_tensor(grid.scale(3e-5), 0))
+    codes = rng.integers(-32768, 32768, gain.shape, dtype=np.int16)
+    out = Quantization.per_tensor(grid.scale(x.scale * WIDER * 0.6), int(rng.integers(-60, 60)))
+    return op_case(name, "channel_scale", NoAttrs(), [x, gain], out, constants={1: codes})
+
+
 def cases() -> list[Case]:
     out = []
     for grid_name, grid in GRIDS.items():
         rng = np.random.default_rng(37)
         for dtype in ("int8", "int16"):
-            for shape in ((1, 8), (1, 5, 64), (1, 2, 3, 192), (1, 3, 384)):
+            for shape in ((1, 8), (1, 5, 64), (1, 2, 3, 192), (1, 3, 384), (1, 2, 768)):
                 label = f"{'x'.join(map(str, shape))}-{dtype}-{grid_name}"
                 out.append(_layer_norm(f"layer-norm-{label}", rng, grid, shape, dtype))
                 out.append(_layer_norm(f"rms-norm-{label}", rng, grid, shape, dtype, centre=False))
@@ -46,6 +55,8 @@ def cases() -> list[Case]:
                 out.append(_layer_norm(f"layer-norm-spread-{spread:g}-{dtype}-{grid_name}", rng, grid, (1, 3, 32), dtype, spread=spread))
             for eps in (1e-12, 0.1, 30.0):
                 out.append(_layer_norm(f"layer-norm-eps-{eps:g}-{dtype}-{grid_name}", rng, grid, (1, 3, 32), dtype, eps=eps))
+        for shape in ((1, 9), (1, 5, 64), (1, 2, 3, 33)):
+            out.append(_channel_scale(f"channel-scale-{'x'.join(map(str, shape))}-{grid_name}", rng, grid, shape))
         for shape in ((1, 3), (1, 4, 64), (1, 384), (1, 2, 3, 16)):
             for zero_point in (0, -128, int(rng.integers(-100, 100))):
                 x = act(shape, RANDOM.scale(0.02), zero_point)  # its scale takes no part

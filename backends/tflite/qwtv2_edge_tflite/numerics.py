@@ -153,13 +153,16 @@ REFUSES_2_14 = {
     "fully_connected:int4": "tflite-runtime 2.14's reference resolver has no kernel for packed 4-bit weights",
 }
 
+#: float32 operators, where a graph allows them, stand in for operators on 16 bits; softmax and l2_normalize stay built-in ones
+WIDE_FLOAT = {key: rule for key, rule in FLOAT_RULES.items() if key not in ("softmax", "l2_normalize")}
+
 ARM = platform.machine() in ("aarch64", "arm64")
 #: processor family of this machine, as variants are named
 FAMILY = "aarch64" if ARM else "x86_64"
 
 
 def _row(name: str, runtime: str, versions: dict[str, str], rules: dict[str, str], runner: str, **more: Any) -> Numerics:
-    return Numerics(name, "tflite", runtime, versions, rules, runner=runner, modes={"allow": FLOAT_RULES}, **more)
+    return Numerics(name, "tflite", runtime, versions, rules, runner=runner, modes={"allow": WIDE_FLOAT}, **more)
 
 
 def _xnnpack(name: str, family: str, runtime: str, versions: dict[str, str], runner: str) -> Numerics:

@@ -283,12 +283,12 @@ def _transpose_conv(e: Emission, node: Node) -> None:
     )  # fmt: skip
     if cropped:
         source, target = target, e.temporary(f"{node.name}/cropped", out.shape, out) if active else last
-        _slice_to(e, node.name, source, target, (0, a.crop[0][0], a.crop[1][0], 0), out.shape)
+        slice_to(e, node.name, source, target, (0, a.crop[0][0], a.crop[1][0], 0), out.shape)
     if active:
         clamp_to(e, node.name, target, last, out, *ACTIVATIONS[a.activation])
 
 
-def _slice_to(e: Emission, name: str, source: int, target: int, begin: Sequence[int], size: Sequence[int]) -> None:
+def slice_to(e: Emission, name: str, source: int, target: int, begin: Sequence[int], size: Sequence[int]) -> None:
     inputs = (source, e.constant(f"{name}/begin", begin, "int32"), e.constant(f"{name}/size", size, "int32"))
     e.op("SLICE", inputs, target, "SliceOptions", version=5 if len(size) > 4 else 0)
 
@@ -407,10 +407,10 @@ def _avg_pool(e: Emission, node: Node) -> None:
     _pool(e, node, "AVERAGE_POOL_2D", source, enum("Padding", "SAME"), dense, (1, 1))
     starts = _dense_starts(node, x, out)
     ends = [s + (out.shape[1 + i] - 1) * a.stride[i] + 1 for i, s in enumerate(starts)]
-    _strided_to(e, node.name, dense, target, (0, *starts, 0), (x.shape[0], *ends, x.shape[3]), (1, *a.stride, 1))
+    strided_to(e, node.name, dense, target, (0, *starts, 0), (x.shape[0], *ends, x.shape[3]), (1, *a.stride, 1))
 
 
-def _strided_to(e: Emission, name: str, source: int, target: int, begin: Sequence[int], end: Sequence[int], stride: Sequence[int]) -> None:
+def strided_to(e: Emission, name: str, source: int, target: int, begin: Sequence[int], end: Sequence[int], stride: Sequence[int]) -> None:
     inputs = (source, *(e.constant(f"{name}/{n}", v, "int32") for n, v in (("begin", begin), ("end", end), ("strides", stride))))
     e.op("STRIDED_SLICE", inputs, target, "StridedSliceOptions", version=4 if len(begin) > 4 else 0)
 
@@ -502,9 +502,9 @@ def _concat(e: Emission, node: Node) -> None:
 def _slice(e: Emission, node: Node) -> None:
     a, source, target = node.attrs, e.use(node.inputs[0]), e.use(node.outputs[0])
     if all(s == 1 for s in a.stride):
-        _slice_to(e, node.name, source, target, a.begin, [y - x for x, y in zip(a.begin, a.end, strict=True)])
+        slice_to(e, node.name, source, target, a.begin, [y - x for x, y in zip(a.begin, a.end, strict=True)])
     else:
-        _strided_to(e, node.name, source, target, a.begin, a.end, a.stride)
+        strided_to(e, node.name, source, target, a.begin, a.end, a.stride)
 
 
 def _pad_node(e: Emission, node: Node) -> None:

@@ -9,6 +9,8 @@ of the same codes, and the chains are float32 operators, as the rules "F32" of `
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,9 @@ from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.numerics import wide_key
 from qwtv2_edge.ops.integers import CODES, UNARY_RULES, real32
-from qwtv2_edge.ops.sequence import EXACT_CHANNELS, INDEX_LIMIT, LayerNorm32, LayerNormTable, layer_norm_sum_scale
+from qwtv2_edge.ops.sequence import INDEX_LIMIT, LayerNorm32, LayerNormTable, channel_gains32, layer_norm_sum_scale, part_ends, sum_parts
 from qwtv2_edge.ops.spec import ACTIVATIONS
-from qwtv2_edge_tflite.ops import RULES, UNIT, Emission, Limit, Rule, broadcast_limits, clamp_to, max_rank, reshape_to, unary_form
+from qwtv2_edge_tflite.ops import RULES, UNIT, Emission, Limit, Rule, broadcast_limits, clamp_to, max_rank, reshape_to, slice_to, unary_form
 from qwtv2_edge_tflite.schema import enum
 
 F = np.float32
@@ -30,7 +32,7 @@ OPTIONS = {
     "MAXIMUM": "MaximumMinimumOptions", "QUANTIZE": "QuantizeOptions", "DEQUANTIZE": "DequantizeOptions", "CAST": "CastOptions",
 }  # fmt: skip
 
-#: a float32 value below 2**22 plus this, less this, is the nearest integer, ties to even
+#: a float32 value below 2**22 plus this, less this, is the nearest integer, ties to even; times a power of two, the nearest multiple
 ROUNDER = 1.5 * 2**23
 
 
@@ -86,14 +88,13 @@ class Chain:
         upper = self.step("MUL", self.wide(self.look_up(high, indices)), self.constant(256, "int32"))
         return self.step("ADD", upper, self.wide(self.look_up(low, indices)))
 
-    def round(self, source: int) -> int:
-        """Float32 values to the nearest integers."""
-        return self.step("SUB", self.step("ADD", source, ROUNDER), ROUNDER)
+    def round(self, source: int, step: int = 1, target: int | None = None) -> int:
+        """Float32 values to the nearest multiples of a power of two."""
+        return self.step("SUB", self.step("ADD", source, ROUNDER * step), ROUNDER * step, target=target)
 
     def clamp_round(self, source: int, low: float, high: float, target: int) -> None:
         """Float32 values to the nearest integers from ``low`` to ``high``."""
-        inside = self.step("MINIMUM", self.step("MAXIMUM", source, float(low)), float(high))
-        self.step("SUB", self.step("ADD", inside, ROUNDER), ROUNDER, target=target)
+        self.round(self.step("MINIMUM", self.step("MAXIMUM", source, float(low)), float(high)), target=target)
 
     def to_int8(self, source: int, out: TensorType, target: int) -> None:
         """Float32 reals to int8. Rounded before QUANTIZE, whose kernels send ties to different sides."""
@@ -137,6 +138,20 @@ def _layer_norm(e: Emission, node: Node) -> None:
     c.step("QUANTIZE", total, target=e.use(node.outputs[0]))
 
 
+def _code_sum(c: Chain, source: int) -> int:
+    """Sum of 16-bit codes in float32, in parts that are exact."""
+    shape = c.e.rows[source].shape
+    parts, step = sum_parts(shape[-1])
+    if parts == 1:
+        return c.reduce("SUM", source)
+    sums = []
+    for start, end in pairwise(part_ends(shape[-1]).tolist()):
+        part = c.e.tensor(f"{c.name}/part", (*shape[:-1], end - start), "float32")
+        slice_to(c.e, c.name, source, part, (*[0] * (len(shape) - 1), start), c.e.rows[part].shape)
+        sums.append(c.round(c.reduce("SUM", part), step))
+    return reduce(lambda a, b: c.step("ADD", a, b), sums)
+
+
 def _layer_norm_float(e: Emission, node: Node) -> None:
     """The steps of :class:`LayerNorm32`."""
     graph, c = e.graph, Chain(e, node)
@@ -144,20 +159,38 @@ def _layer_norm_float(e: Emission, node: Node) -> None:
     k = LayerNorm32.of(x, gamma, out, *(graph.constants[t] for t in node.inputs[1:]), node.attrs.eps)
     d = e.use(node.inputs[0])
     if node.attrs.centre:
-        d = c.step("SUB", d, c.step("MUL", c.reduce("SUM", d), float(k.share)))
-    rounded = c.step("MUL", c.round(c.step("MUL", d, 1 / k.step)), float(k.step))
-    total = c.step("ADD", c.reduce("SUM", c.step("MUL", rounded, rounded)), float(k.offset))
-    square = c.step("MAXIMUM", total, float(k.least))
-    root = c.step("ADD", c.step("MUL", square, k.root.slope), k.root.start)
+        d = c.step("SUB", d, c.step("MUL", _code_sum(c, d), float(k.share)))
+    rounded = c.round(d, k.step)
+    squares = c.reduce("SUM", c.step("MUL", rounded, rounded))
+    variance = c.step("MAXIMUM", c.step("ADD", squares, float(k.offset)), float(k.least))
+    root = c.step("ADD", c.step("MUL", variance, k.root.slope), k.root.start)
     for _ in range(k.root.steps):
-        root = c.step("MUL", c.step("ADD", root, c.step("DIV", square, root)), 0.5)
+        root = c.step("MUL", c.step("ADD", root, c.step("DIV", variance, root)), 0.5)
     normal = c.step("MUL", d, c.step("DIV", 1.0, root))
     scaled = c.step("MUL", normal, c.constant(k.gamma, "float32"))
-    beta = c.constant(k.beta, "float32")
+    y = c.step("ADD", scaled, c.constant(k.beta, "float32"))
     if out.dtype == "int16":
-        c.clamp_round(c.step("ADD", scaled, beta), *out.code_bounds, target)
+        c.clamp_round(y, *out.code_bounds, target)
     else:
-        c.to_int8(c.step("ADD", scaled, beta), out, target)
+        c.to_int8(y, out, target)
+
+
+# ---------------------------------------------------------------- channel_scale
+
+
+def _channel_scale(e: Emission, node: Node) -> None:
+    """x times gain in int32, requantized once."""
+    c, (x, gain) = Chain(e, node), e.graph.in_types(node)
+    gains = c.constant(e.graph.constants[node.inputs[1]], "int32")
+    scale = Quantization.per_tensor(float(F(x.scale) * F(gain.scale)), 0)
+    product = c.step("MUL", c.wide(e.use(node.inputs[0])), gains, quantization=scale)
+    c.step("QUANTIZE", product, target=e.use(node.outputs[0]))
+
+
+def _channel_scale_float(e: Emission, node: Node) -> None:
+    c, (x, gain) = Chain(e, node), e.graph.in_types(node)
+    gains = c.constant(channel_gains32(e.graph.constants[node.inputs[1]], x, gain), "float32")
+    c.to_int8(c.step("MUL", e.use(node.inputs[0]), gains), e.graph.out_types(node)[0], e.use(node.outputs[0]))
 
 
 def _layer_norm_limits(graph: Graph, node: Node) -> Iterator[Limit]:
@@ -165,14 +198,6 @@ def _layer_norm_limits(graph: Graph, node: Node) -> Iterator[Limit]:
     gamma, beta = (np.abs(graph.constants[t].astype(np.int64)).max() for t in node.inputs[1:])
     if gamma * 2**15 + beta >= 2**31:
         yield "range", f"sums of normal * gamma + beta reach {gamma * 2**15 + beta}, beyond 32 bits", "give gamma a larger scale"
-
-
-def _layer_norm_float_limits(graph: Graph, node: Node) -> Iterator[Limit]:
-    yield from max_rank(4)(graph, node)
-    channels = graph.in_types(node)[0].shape[-1]
-    if channels > EXACT_CHANNELS:
-        message = f"{channels} channels; float32 sums of 16-bit codes are exact up to {EXACT_CHANNELS}"
-        yield "size", message, 'use float_ops = "forbid": integer operators have no such limit'
 
 
 # ---------------------------------------------------------------- sums and requantizations of 16 bits
@@ -307,6 +332,7 @@ FORMS: Mapping[str, Rule] = {
     **NARROW,
     **{wide_key(op): {**RULES, **NARROW}[op] for op in SAME_FORM},
     "layer_norm:int16": Rule(_layer_norm, _layer_norm_limits),
+    "channel_scale:int16": Rule(_channel_scale, max_rank(4)),
     "add:int16": Rule(_sum(1), broadcast_limits),
     "sub:int16": Rule(_sum(-1), broadcast_limits),
     "requantize:int16": Rule(_requantize, max_rank(6)),
@@ -315,7 +341,8 @@ FORMS: Mapping[str, Rule] = {
 
 #: forms on float32 tensors of 16-bit codes
 FLOAT_FORMS: Mapping[str, Rule] = {
-    "layer_norm:int16": Rule(_layer_norm_float, _layer_norm_float_limits),
+    "layer_norm:int16": Rule(_layer_norm_float, max_rank(4)),
+    "channel_scale:int16": Rule(_channel_scale_float, max_rank(4)),
     "add:int16": Rule(_sum_float("ADD"), broadcast_limits),
     "sub:int16": Rule(_sum_float("SUB"), broadcast_limits),
     "requantize:int16": Rule(_requantize_float, max_rank(6)),
