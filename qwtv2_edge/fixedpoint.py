@@ -809,13 +809,18 @@ class WideAdd:
     scale: np.float64
 
 
-#: largest factor: 16-bit codes times it, twice, stay below 2**30
-WIDE_FACTOR = 8192
+#: no operand, times its factor, exceeds this, so that two of them stay below 2**30
+WIDE_REACH = 2**28
 
 
-def wide_add_params(scale1: float, scale2: float, output_scale: float) -> WideAdd:
-    """Factors in proportion to the operands' scales, the larger one WIDE_FACTOR."""
-    unit = F(max(scale1, scale2)) / F(WIDE_FACTOR)
+def wide_add_params(scale1: float, reach1: int, scale2: float, reach2: int, output_scale: float) -> WideAdd:
+    """Factors in proportion to the operands' scales, as large as WIDE_REACH lets them be: an 8-bit operand's steps are far
+    wider than a 16-bit one's, and a common limit would leave the latter a factor of a few bits.
+
+    Args:
+        reach1, reach2: the largest size of a code less its zero point.
+    """
+    unit = F(max(scale1 * reach1, scale2 * reach2)) / F(WIDE_REACH)
     first, second = (int(np.rint(np.float64(F(s)) / np.float64(unit))) for s in (scale1, scale2))
     return WideAdd(first, second, float(unit), np.float64(unit) / np.float64(F(output_scale)))
 

@@ -117,6 +117,12 @@ def _gelu_erf(x: np.ndarray, attrs: Any) -> np.ndarray:
     return F(0.5) * x * _f32(kernels.erfc)(x * F(-0.7071067811865475))
 
 
+def _gelu_xnn(x: np.ndarray, attrs: Any) -> np.ndarray:
+    """In double precision. Source: XNNPACK src/reference/unary-elementwise.cc :: GELUOp"""
+    x = x.astype(np.float64)
+    return (x / 2 * (2 - kernels.erfc(x * np.sqrt(2) / 2))).astype(F)
+
+
 def _gelu_tflite(x: np.ndarray, attrs: Any) -> np.ndarray:
     """Source: LiteRT tflite/kernels/internal/reference/gelu.h :: GeluTransform"""
     if not attrs.approximate:
@@ -265,7 +271,7 @@ UNARY_RULES: dict[str, dict[str, Unary]] = {
     "tanh": {**_float_rules(_tanh, _tanh), "FIXED_TFLM": _fixed_tflm(fp.tanh_fixed, 24)},
     "elu": _float_rules(_elu, _elu),
     # XNNPACK, as ExecuTorch offers it, has the exact form alone; at 8 bits the tanh form differs in one code of a hundred
-    "gelu": {**_float_rules(_gelu_tflite, _gelu_tflite), "LUT_XNN_ERF": lut_xnn(_gelu_erf)},
+    "gelu": {**_float_rules(_gelu_tflite, _gelu_tflite), "LUT_XNN_ERF": lut_xnn(_gelu_xnn)},
     "hard_swish": {"TFLITE": _hard_swish_tflite, **_float_rules(_hard_swish_float, _hard_swish_float)},
     "leaky_relu": {"REF": _leaky_ref, "REF_F64": _leaky(np.float64), "XNN8": _leaky_xnn8, "XNN8_OR_REF": _leaky_xnn8_or_ref},
     "requantize": {
@@ -388,9 +394,15 @@ PAIR_RULES: dict[str, dict[str, Pair]] = {
 }
 
 
+def wide_add_params(first: TensorType, second: TensorType, out: TensorType) -> fp.WideAdd:
+    """Parameters of a sum with a 16-bit result."""
+    reach = [max(t.code_bounds[1] - t.zero_point, t.zero_point - t.code_bounds[0]) for t in (first, second)]
+    return fp.wide_add_params(first.scale, reach[0], second.scale, reach[1], out.scale)
+
+
 def _wide_sum(sign: int, scheme: str) -> Wide:
     def rule(a, b, first, second, out):
-        params = fp.wide_add_params(first.scale, second.scale, out.scale)
+        params = wide_add_params(first, second, out)
         total = fp.wide_add(a.astype(I) - first.zero_point, b.astype(I) - second.zero_point, params, sign)
         return fp.requantize(total, params.scale, scheme)
 

@@ -19,7 +19,7 @@ from qwtv2_edge import fixedpoint as fp
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.numerics import wide_key
-from qwtv2_edge.ops.integers import CODES, UNARY_RULES, real32
+from qwtv2_edge.ops.integers import CODES, UNARY_RULES, real32, wide_add_params
 from qwtv2_edge.ops.sequence import INDEX_LIMIT, LayerNorm32, LayerNormTable, channel_gains32, layer_norm_sum_scale, part_ends, sum_parts
 from qwtv2_edge.ops.spec import ACTIVATIONS
 from qwtv2_edge_tflite.ops import RULES, UNIT, Emission, Limit, Rule, broadcast_limits, clamp_to, max_rank, reshape_to, slice_to, unary_form
@@ -156,7 +156,8 @@ def _layer_norm_float(e: Emission, node: Node) -> None:
     """The steps of :class:`LayerNorm32`."""
     graph, c = e.graph, Chain(e, node)
     (x, gamma, _), out, target = graph.in_types(node), graph.out_types(node)[0], e.use(node.outputs[0])
-    k = LayerNorm32.of(x, gamma, out, *(graph.constants[t] for t in node.inputs[1:]), node.attrs.eps)
+    factors, offsets = (graph.constants[t] for t in node.inputs[1:])
+    k = LayerNorm32.of(x, gamma, out, factors, offsets, node.attrs.eps)
     d = e.use(node.inputs[0])
     if node.attrs.centre:
         d = c.step("SUB", d, c.step("MUL", _code_sum(c, d), float(k.share)))
@@ -209,7 +210,7 @@ def _sum(sign: int) -> Callable[[Emission, Node], None]:
     def emit(e: Emission, node: Node) -> None:
         graph, c = e.graph, Chain(e, node)
         (x, y), out = graph.in_types(node), graph.out_types(node)[0]
-        params = fp.wide_add_params(x.scale, y.scale, out.scale)
+        params = wide_add_params(x, y, out)
         operands = []
         for tensor, factor in zip(node.inputs, (params.first, sign * params.second), strict=True):
             if tensor in graph.constants:
