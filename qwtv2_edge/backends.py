@@ -7,7 +7,7 @@ A backend turns an integer :class:`Graph` into an :class:`Artifact` for its targ
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -21,8 +21,16 @@ from qwtv2_edge.numerics import Numerics
 #: target -> entry point name of the backend that emits it (known without loading any backend)
 TARGETS: dict[str, str] = {
     "tflite": "tflite",
+    "tflite-micro": "tflite",
     "executorch-xnnpack": "executorch",
     "executorch-portable": "executorch",
+}
+#: what the file of each target is
+TARGET_FILES: dict[str, str] = {
+    "tflite": "TFLite file for LiteRT and TensorFlow Lite, and for TFLite Micro where it has every operator",
+    "tflite-micro": "TFLite file in forms that TFLite Micro has too: a table in place of GELU",
+    "executorch-xnnpack": "ExecuTorch program for the XNNPACK delegate",
+    "executorch-portable": "ExecuTorch program for the portable kernels",
 }
 
 
@@ -46,7 +54,9 @@ class Artifact:
 
     @property
     def suffix(self) -> str:
-        return ".tflite" if self.target == "tflite" else f".{self.target}.pte"
+        if self.target == "tflite":
+            return ".tflite"
+        return f".{self.target}.{'tflite' if TARGETS.get(self.target) == 'tflite' else 'pte'}"
 
     @property
     def sha256(self) -> str:
@@ -123,8 +133,15 @@ def get_numerics(name: str) -> Numerics:
 
 
 def numerics_of(target: str) -> tuple[Numerics, ...]:
-    """The numerics that execute artifacts of ``target``."""
-    return tuple(n for n in all_numerics().values() if n.target == target)
+    """The numerics that execute artifacts of ``target``, as they do it there."""
+    return tuple(n.on(target) for n in all_numerics().values() if n.runs(target))
+
+
+def numerics_among(name: str, targets: Iterable[str]) -> Numerics:
+    """The numerics called ``name`` as it executes one of ``targets``: its own where that is among them; unchanged where none is."""
+    table = get_numerics(name)
+    found = [t for t in targets if table.runs(t)]
+    return table if table.target in found or not found else table.on(found[0])
 
 
 def emit(graph: Graph, target: str, options: EmitOptions | None = None) -> Artifact:

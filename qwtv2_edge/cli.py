@@ -212,8 +212,8 @@ def verify_command(
     samples: Annotated[int | None, typer.Option("--samples", help="At most this many of the inputs.", min=1, show_default=False)] = None,
 ) -> int:
     """Run artifacts in their real runtimes and compare every byte with the simulator."""
-    from qwtv2_edge.backends import emit, get_numerics
-    from qwtv2_edge.evaluation import names_here
+    from qwtv2_edge.backends import emit, numerics_among
+    from qwtv2_edge.evaluation import tables_here
     from qwtv2_edge.export import DEFAULT_TARGETS
     from qwtv2_edge.verification.runtimes import verify
 
@@ -221,7 +221,7 @@ def verify_command(
     artifacts = dict(opened.artifacts)
     wanted: dict[str, list[str]] = {}
     for name in numerics or ():
-        wanted.setdefault(get_numerics(name).target, []).append(name)
+        wanted.setdefault(numerics_among(name, artifacts).target, []).append(name)
     if not artifacts:  # a lone .qir
         artifacts = {t: emit(opened.graph, t) for t in wanted or DEFAULT_TARGETS}
     absent = [t for t in wanted if t not in artifacts]
@@ -232,7 +232,8 @@ def verify_command(
     with ui.progress() as progress:
         for target, artifact in artifacts.items():
             if not wanted or target in wanted:
-                reports[target] = verify(opened.graph, artifact, source, wanted.get(target) or names_here(target), samples, progress)
+                names = wanted.get(target) or [n for n, t in tables_here(list(artifacts)).items() if t.target == target]
+                reports[target] = verify(opened.graph, artifact, source, names, samples, progress)
     results = {n: r for report in reports.values() for n, r in report.results.items()}
 
     def show(console: Console) -> None:
@@ -299,7 +300,7 @@ def evaluate_command(
     """Measure accuracy, simulated and in the real runtimes, and compare their bytes on the way."""
     from qwtv2_edge.backends import TARGETS, all_numerics, get_numerics
     from qwtv2_edge.data import open_data
-    from qwtv2_edge.evaluation import evaluate, names_here
+    from qwtv2_edge.evaluation import evaluate, tables_here
     from qwtv2_edge.metrics import default_metric, new_metric
 
     opened = open_path(path)
@@ -307,7 +308,7 @@ def evaluate_command(
     if numerics:
         names = [get_numerics(n).name for n in numerics]
     else:
-        names = [n for t in opened.artifacts or TARGETS for n in names_here(t) if not get_numerics(n).refusals(graph)]
+        names = [n for n, table in tables_here(list(opened.artifacts or TARGETS)).items() if not table.refusals(graph)]
     samples = open_data(data, graph, purpose="evaluation")
     metric = metric or default_metric(graph.tensors[graph.inputs[0]].shape, graph.tensors[graph.outputs[0]].shape, samples.labels)
     if not metric:
@@ -576,13 +577,14 @@ def promise_text(promise: str, bounds: Mapping[str, int]) -> str:
 @command("targets")
 def targets_command(ui: Ui) -> int:
     """List the targets and the numerics that execute each."""
-    from qwtv2_edge.backends import TARGETS, Artifact, numerics_of
+    from qwtv2_edge.backends import TARGET_FILES, TARGETS, Artifact, numerics_of
     from qwtv2_edge.export import DEFAULT_TARGETS
 
     rows: list[dict[str, Any]] = [
         {
             "name": t,
             "file": f"model{Artifact(t, b'').suffix}",
+            "description": TARGET_FILES[t],
             "default": t in DEFAULT_TARGETS,
             "numerics": [n.name for n in numerics_of(t)],
         }
@@ -590,9 +592,9 @@ def targets_command(ui: Ui) -> int:
     ]
 
     def show(console: Console) -> None:
-        table = _table("target", "file", "by default", "numerics")
+        table = _table("target", "file", "what it is", "by default", "numerics")
         for r in rows:
-            table.add_row(r["name"], r["file"], "yes" if r["default"] else "", ", ".join(r["numerics"]))
+            table.add_row(r["name"], r["file"], r["description"], "yes" if r["default"] else "", ", ".join(r["numerics"]))
         console.print(table)
 
     ui.result({"targets": rows}, show)

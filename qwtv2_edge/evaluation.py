@@ -15,7 +15,7 @@ from itertools import repeat
 
 import numpy as np
 
-from qwtv2_edge.backends import get_numerics, numerics_of
+from qwtv2_edge.backends import numerics_among, numerics_of
 from qwtv2_edge.data import Dataset
 from qwtv2_edge.errors import MissingToolError, RunError
 from qwtv2_edge.ir.graph import Graph
@@ -39,6 +39,11 @@ def silent(stage: str, done: int, total: int) -> None:
 def names_here(target: str) -> list[str]:
     """The numerics of ``target`` that this machine can run, each once: a bare name stands for its variant of this processor."""
     return [n.name for n in numerics_of(target) if runs_here(n) and "@" not in n.name]
+
+
+def tables_here(targets: Sequence[str]) -> dict[str, Numerics]:
+    """name -> numerics that this machine can run, for the one of ``targets`` it is run on."""
+    return {n: numerics_among(n, targets) for t in targets for n in names_here(t)}
 
 
 @dataclass
@@ -122,7 +127,7 @@ def evaluate(
     Raises: UsageError when the metric does not fit the data.
     """
     result = Evaluation(metric)
-    tables = {name: get_numerics(name) for name in numerics}
+    tables = {name: numerics_among(name, artifacts) for name in numerics}
 
     def fresh(names: Sequence[str]) -> dict[str, Metric]:
         return {n: new_metric(metric) for n in names} if metric else {}

@@ -28,10 +28,10 @@ from typing import Any
 
 import numpy as np
 
-from qwtv2_edge.backends import Artifact, EmitOptions, backend_for, get_numerics
+from qwtv2_edge.backends import Artifact, EmitOptions, backend_for, numerics_among
 from qwtv2_edge.data import Dataset, open_data
 from qwtv2_edge.errors import UsageError
-from qwtv2_edge.evaluation import Evaluation, Progress, evaluate, names_here, silent
+from qwtv2_edge.evaluation import Evaluation, Progress, evaluate, silent, tables_here
 from qwtv2_edge.files import write_atomic
 from qwtv2_edge.inspection import describe
 from qwtv2_edge.ir import serde
@@ -90,7 +90,7 @@ class Export:
     @property
     def unproved(self) -> tuple[str, ...]:
         """Targets none of whose runtimes is here."""
-        return tuple(t for t in self.artifacts if not any(get_numerics(n).target == t for n in self.report["verify"]))
+        return tuple(t for t in self.artifacts if not any(numerics_among(n, self.artifacts).target == t for n in self.report["verify"]))
 
 
 def export(request: Request, out: str | Path, progress: Progress = silent) -> Export:
@@ -142,15 +142,15 @@ def _work(request: Request, progress: Progress) -> tuple[Export, dict[str, bytes
             progress("emit", i, len(request.targets))
             artifacts[target] = backend_for(target).emit(integer, target, EmitOptions({"manifest_sha256": manifest_hash}))
         progress("emit", len(request.targets), len(request.targets))
-    numerics = [n for t in request.targets for n in names_here(t) if not get_numerics(n).refusals(integer)]
+    tables = tables_here(request.targets)
+    numerics = [n for n, table in tables.items() if not table.refusals(integer)]
     verified: dict[str, dict[str, Any]] = {}
     skipped: dict[str, str] = {}
     with clock("verify"):
         few = (evaluation or calibration).sample(VERIFY_SAMPLES, request.recipe.seed)
         for artifact in artifacts.values():
-            for n, result in verify(
-                integer, artifact, few, names_here(artifact.target), progress=_named(progress, "verify")
-            ).results.items():
+            names = [n for n, table in tables.items() if table.target == artifact.target]
+            for n, result in verify(integer, artifact, few, names, progress=_named(progress, "verify")).results.items():
                 if result.status in ("missing", "refused"):
                     skipped[n] = f"{result.error}; {result.fix}" if result.fix else result.error
                     if result.status == "refused" and n in numerics:
@@ -286,7 +286,7 @@ def with_evaluation(
         return {**entry, "status": "crashed", "ok": False, "error": measured.failed[numerics]}
     tally = measured.compared[numerics]
     if tally.different:
-        artifact = artifacts[get_numerics(numerics).target]
+        artifact = artifacts[numerics_among(numerics, artifacts).target]
         return verify(graph, artifact, data, [numerics], progress=_named(progress, "locate")).results[numerics].to_json()
     return {
         **entry,

@@ -33,6 +33,7 @@ class Numerics:
     Attributes:
         name: e.g. "litert-xnnpack"; a variant for one processor family is "litert-xnnpack@aarch64".
         target: the artifact it executes, e.g. "tflite".
+        also: further targets whose artifacts it executes -> what it refuses there besides, like ``refuses``; see :meth:`on`.
         runtime: runtime and kernels, in words.
         versions: the versions it was proved on, e.g. {"ai-edge-litert": "2.3.0"}.
         rules: IR op -> named rule.
@@ -51,12 +52,21 @@ class Numerics:
     bounds: Mapping[str, int] = field(default_factory=dict)
     refuses: Mapping[str, str] = field(default_factory=dict)
     modes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    also: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     promise: str = "exact"
     runner: str = ""
 
     def rule(self, op: str) -> str:
         """The named rule for ``op``; "" for ops that have a single meaning everywhere (data movement)."""
         return self.rules.get(op, "")
+
+    def runs(self, target: str) -> bool:
+        """Whether it executes artifacts of ``target``."""
+        return target == self.target or target in self.also
+
+    def on(self, target: str) -> Numerics:
+        """This table for artifacts of ``target``, one that it runs."""
+        return self if target == self.target else replace(self, target=target, refuses={**self.refuses, **self.also[target]}, also={})
 
     def for_graph(self, graph: Graph) -> Numerics:
         """This table with the rules that hold on ``graph``, by what its recipe said of float ops."""

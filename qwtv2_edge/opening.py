@@ -53,7 +53,7 @@ def open_model(path: str | Path) -> Opened:
     artifact = Artifact(target, _read(path))
     _check_listed(path, artifact)
     beside = path.parent / GRAPH_FILE
-    if target == "tflite":
+    if path.suffix == ".tflite":
         from qwtv2_edge import read_tflite
 
         try:

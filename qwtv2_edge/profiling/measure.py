@@ -33,6 +33,7 @@ from qwtv2_edge.verification.patterns import PATTERNS, edge_patterns
 #: target -> numerics that is timed unless another is asked for
 DEFAULT_NUMERICS = {
     "tflite": "litert-xnnpack",
+    "tflite-micro": "tflite-micro",
     "executorch-xnnpack": "executorch-xnnpack",
     "executorch-portable": "executorch-portable",
 }
@@ -76,7 +77,7 @@ def profile(
         raise UsageError(f"threads ({threads}) and runs ({runs}) must be at least 1")
     target, data, name = _opened(artifact)
     table = get_numerics(numerics or DEFAULT_NUMERICS[target])
-    if table.target != target:
+    if not table.runs(target):
         raise UsageError(f"numerics '{table.name}' runs {table.target} artifacts, not {target}")
     busy = os.getloadavg()[0]
     with Session(table.runner, data, threads=threads) as session:
@@ -177,12 +178,11 @@ def _opened(artifact: Artifact | str | Path) -> tuple[str, bytes, str]:
 
 
 def target_of(path: Path) -> str:
-    """The target of a file, by its name: ``.tflite``, ``.<target>.pte``, or ``.pte`` for XNNPACK."""
-    if path.suffix == ".tflite":
-        return "tflite"
-    if path.suffix == ".pte":
+    """The target of a file, by its name: ``.<target>.tflite`` or ``.<target>.pte``, else "tflite" or XNNPACK."""
+    usual = {".tflite": "tflite", ".pte": "executorch-xnnpack"}.get(path.suffix)
+    if usual is not None:
         named = path.stem.rpartition(".")[2]
-        return named if named in TARGETS else "executorch-xnnpack"
+        return named if TARGETS.get(named) == TARGETS[usual] else usual
     raise UsageError(f"{path} is neither a .tflite nor a .pte file", fix="give a file written by export")
 
 
@@ -218,7 +218,7 @@ def _matches(
 ) -> tuple[bool | None, str]:
     """Whether the timed outputs are the simulated ones, or None and why it is not known."""
     if graph is None:
-        if target != "tflite":
+        if TARGETS[target] != "tflite":
             return None, "no graph was given to simulate"
         try:
             graph = load("tflite").read(data)

@@ -86,12 +86,12 @@ def _chosen(target: str, names: Iterable[str] | None) -> list[Numerics]:
         return tables
     tables = [get_numerics(name) for name in names]
     for t in tables:
-        if t.target != target:
+        if not t.runs(target):
             possible = ", ".join(n.name for n in numerics_of(target))
             raise UsageError(f"numerics '{t.name}' runs {t.target} artifacts, not {target}", fix=f"one of: {possible}")
         if not runs_here(t):
             raise UsageError(f"numerics '{t.name}' can't run on this machine ({platform.machine()})")
-    return tables
+    return [t.on(target) for t in tables]
 
 
 def _verify_one(

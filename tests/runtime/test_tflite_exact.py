@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import CASES, feeds
+from cases import CASES, Case, feeds
 
 from qwtv2_edge.backends import emit
 from qwtv2_edge.errors import MissingToolError, UnsupportedOpError
-from qwtv2_edge.numerics import rule_key
+from qwtv2_edge.numerics import FLOAT_OPS, rule_key
 from qwtv2_edge.runners.host import Session, available
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge_tflite import BACKEND
 
 pytestmark = pytest.mark.runtime
 
-HERE = {n.name: n for n in BACKEND.numerics.values() if n.runner and "@" not in n.name}
+HERE = {n.name: n.on("tflite") for n in BACKEND.numerics.values() if n.runner and "@" not in n.name}
+#: ops with another form where float operators are allowed
+FLOATS = {"layer_norm", "channel_scale", "add", "sub", "requantize", "embedding"}
 #: cases TFLite has no form for, with the code of the reason
 REFUSED = {"add-ratio-100": "scale", "add-ratio-255": "scale", "sub-ratio-100": "scale", "sub-ratio-255": "scale"}
 
@@ -37,7 +39,7 @@ def sessions():
 
 def outcome(case, table, session, rng) -> str:
     """ "" when every byte agrees, else what differs."""
-    artifact = emit(case.graph, "tflite")
+    artifact = emit(case.graph, table.target)
     x = feeds(case.graph, rng)
     session.load(artifact.data)
     actual, expected = session.run(x), run(case.graph, x, table)
@@ -58,18 +60,46 @@ def outcome(case, table, session, rng) -> str:
 @pytest.mark.parametrize("family", CASES)
 @pytest.mark.parametrize("numerics", HERE)
 def test_every_case_is_exact(numerics, family, sessions, rng, require):
-    table = HERE[numerics]
+    ran, wrong = outcomes(CASES[family], HERE[numerics], sessions, rng, require)
+    assert ran > 10
+    assert wrong == []
+
+
+@pytest.mark.parametrize("numerics", HERE)
+def test_float_forms_are_exact(numerics, sessions, rng, require):
+    """16-bit nodes as float32 operators, and 16-bit nodes without such a form between them."""
+    cases = [c for cases in CASES.values() for c in cases if any(t.dtype == "int16" for t in c.graph.tensors.values())]
+    allowed = [Case(c.name, c.graph.with_metadata(**{FLOAT_OPS: "allow"})) for c in cases]
+    ran, wrong = outcomes(allowed, HERE[numerics], sessions, rng, require)
+    assert ran == len(cases)
+    assert wrong == []
+    ops = [op for c in allowed if c.graph.nodes[0].op in FLOATS for op in emit(c.graph, "tflite").ops]
+    assert not {"CAST", "MEAN"} & set(ops)
+
+
+@pytest.mark.parametrize("numerics", HERE)
+def test_forms_for_tflite_micro_run_everywhere(numerics, sessions, rng, require):
+    cases = [c for c in CASES["activation"] if c.graph.nodes[0].op == "gelu"]
+    ran, wrong = outcomes(cases, BACKEND.numerics[numerics].on("tflite-micro"), sessions, rng, require)
+    assert ran == len(cases) > 0
+    assert wrong == []
+
+
+def test_tflite_micro_refuses_gelu_on_the_common_target():
+    case = next(c for c in CASES["activation"] if c.graph.nodes[0].op == "gelu")
+    table = BACKEND.numerics["tflite-micro"]
+    assert not table.refusals(case.graph)
+    ((_, reason),) = table.on("tflite").refusals(case.graph)
+    assert "emit the target tflite-micro" in reason
+
+
+def outcomes(cases, table, sessions, rng, require) -> tuple[int, list[str]]:
+    """(cases that ran, what differed)."""
     found, how = available(table.runner)
     require(table.runner, found, how)
     session = sessions(table.runner)
-    wrong, ran = [], 0
-    for case in CASES[family]:
-        if case.name in REFUSED or table.refusals(case.graph):
-            continue
-        ran += 1
-        wrong.append(outcome(case, table, session, rng))
-    assert ran > 10
-    assert [w for w in wrong if w] == []
+    taken = [c for c in cases if c.name not in REFUSED and not table.refusals(c.graph)]
+    return len(taken), [w for w in (outcome(c, table, session, rng) for c in taken) if w]
 
 
 @pytest.mark.parametrize("case", [c for cases in CASES.values() for c in cases if c.name in REFUSED], ids=lambda c: c.name)

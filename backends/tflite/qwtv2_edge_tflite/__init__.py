@@ -18,7 +18,7 @@ class TFLiteBackend:
     """See qwtv2_edge.backends.Backend."""
 
     name: str = "tflite"
-    targets: tuple[str, ...] = ("tflite",)
+    targets: tuple[str, ...] = ("tflite", "tflite-micro")
 
     @property
     def numerics(self) -> Mapping[str, Numerics]:

@@ -145,8 +145,9 @@ REFUSES_REFERENCE = {
 }
 REFUSES_MICRO = {
     "fully_connected:int4": "TFLite Micro takes packed 4-bit fully connected weights with one scale only",
-    "gelu": "TFLite Micro has no GELU",
 }
+#: besides, on the target "tflite"
+REFUSES_MICRO_TFLITE = {"gelu": "TFLite Micro has no GELU; emit the target tflite-micro, which holds a table in its place"}
 REFUSES_2_14 = {
     **REFUSES_REFERENCE,
     "conv2d:int4": "tflite-runtime 2.14's reference resolver has no kernel for packed 4-bit weights",
@@ -162,7 +163,9 @@ FAMILY = "aarch64" if ARM else "x86_64"
 
 
 def _row(name: str, runtime: str, versions: dict[str, str], rules: dict[str, str], runner: str, **more: Any) -> Numerics:
-    return Numerics(name, "tflite", runtime, versions, rules, runner=runner, modes={"allow": WIDE_FLOAT}, **more)
+    also: dict[str, dict[str, str]] = {"tflite-micro": {}} if name != "tflite-micro" else {"tflite": REFUSES_MICRO_TFLITE}
+    target = "tflite" if name != "tflite-micro" else "tflite-micro"
+    return Numerics(name, target, runtime, versions, rules, runner=runner, modes={"allow": WIDE_FLOAT}, also=also, **more)
 
 
 def _xnnpack(name: str, family: str, runtime: str, versions: dict[str, str], runner: str) -> Numerics:
