@@ -70,6 +70,8 @@ def oracle(acc: int, scale: float, scheme: str, channel: int, channels: int) -> 
     if scheme == "F64":
         return half_away(Fraction(float(acc) * scale))  # the runtime's own float64 product
     m, e = multiplier_of(Fraction(scale))
+    if scheme == "R64":
+        return half_up(Fraction(acc * min((m + 2**15) // 2**16, 32767), 2 ** (15 - e)))
     if scheme == "ONE":
         return half_up(Fraction(acc) * m * Fraction(2) ** (e - 31))
     first = half_up(Fraction(acc * 2 ** max(e, 0) * m, 2**31))
@@ -233,3 +235,64 @@ def test_integer_divisions(n, d):
     assert int(fp.floor_divide_half_up(n, d)) == half_up(quotient)
     size = (abs(n) + d // 2) // d
     assert int(fp.divide_half_away(n, d)) == (size if n > 0 else -size)
+
+
+# ---------------------------------------------------------------- 16-bit activations
+
+
+@given(st.integers(-(2**47), 2**47 - 1), scale32)
+def test_64_bit_accumulators_keep_48_bits(acc, scale):
+    assert fp.requantize(np.asarray([acc]), np.asarray([scale]), "R64").tolist() == [oracle(acc, scale, "R64", 0, 1)]
+
+
+@given(st.floats(2.0**-100, 2.0**100))
+def test_ceil_log2_is_the_least_power_that_reaches(x):
+    n = fp.ceil_log2(x)
+    assert Fraction(2) ** (n - 1) < Fraction(x) <= Fraction(2) ** n
+    assert fp.ceil_log2(2.0**n) == n
+
+
+@given(
+    st.lists(st.floats(-40_000, 40_000, width=32), min_size=1, max_size=8),
+    st.one_of(simple_scale, st.floats(2.0**-9, 8.0, width=32)),
+    st.sampled_from(["HAZ", "RNE", "HAZ64"]),
+)
+def test_quantize_codes_of_16_bits(values, scale, rule):
+    x = np.asarray(values, np.float32)
+    assume(max(abs(v) for v in values) / scale < 2**30)
+    inverse = np.float32(1) / np.float32(scale)
+    exact = {
+        "HAZ": lambda v: half_away(to_float_div(v, scale)),
+        "RNE": lambda v: half_even(Fraction(float(v * inverse))),
+        "HAZ64": lambda v: half_away(Fraction(float(np.float64(v) / np.float64(np.float32(scale))))),
+    }[rule]
+    got = fp.quantize_codes(x, scale, 0, rule, (-32768, 32767))
+    assert got.dtype == np.int16
+    assert got.tolist() == [min(32767, max(-32768, exact(v))) for v in x]
+
+
+@given(st.integers(-32768, 32767), st.integers(-255, 255), scale32, scale32, scale32, st.sampled_from([1, -1]))
+def test_wide_add_holds_both_scales(x, y, s1, s2, so, sign):
+    """Integer multiples whose ratio is that of the scales, as fine as 30 bits allow."""
+    s1, s2 = s1 / 32768, s2 / 255
+    params = fp.wide_add_params(s1, 32768, s2, 255, so)
+    unit, (f1, f2) = Fraction(params.unit), (Fraction(float(np.float32(s))) for s in (s1, s2))
+    assert [params.first, params.second] == [half_even(Fraction(float(np.float64(float(f)) / params.unit))) for f in (f1, f2)]
+    assert params.scale == params.unit / float(np.float32(so))
+    assert abs(params.first * unit - f1) <= unit * Fraction(501, 1000)
+    assert max(params.first * 32768, params.second * 255) >= 2**27
+    total = fp.wide_add(np.asarray([x]), np.asarray([y]), params, sign).tolist()
+    assert total == [params.first * x + sign * params.second * y]
+    assert abs(total[0]) < 2**30
+
+
+@given(st.one_of(st.integers(0, 2**31 - 1), st.integers(0, 5000), st.sampled_from([2**28, 2**29 - 1, 2**29, 2**30, 2**31 - 1])))
+def test_inverse_square_root(x):
+    """Within 2**-19 of 1 / sqrt(x): (multiplier * 2**-31 * 2**-shift)**2 * x is 1."""
+    multiplier, shift = (int(v) for v in fp.inverse_square_root(x))
+    assert 0 <= multiplier < 2**31
+    if x <= 1:
+        assert (multiplier, shift) == (2**31 - 1, 0)
+        return
+    square = Fraction(multiplier, 2 ** (31 + shift)) ** 2 * x
+    assert abs(square - 1) < Fraction(1, 2**18)
