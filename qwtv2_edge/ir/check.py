@@ -165,6 +165,8 @@ def _check_node(graph: Graph, node: Node, ready: set[str]) -> None:
         _check_integer_node(graph, node)
     else:
         indices = {"embedding": node.inputs[:1], "argmax": node.outputs}.get(node.op, ())
+        if node.op == "reshape" and graph.tensors[node.inputs[0]].dtype == "int32":
+            indices = (*node.inputs, *node.outputs)
         for name in (*node.inputs, *node.outputs):
             _need(
                 graph.tensors[name].quantization is None and graph.tensors[name].dtype == ("int32" if name in indices else "float32"),

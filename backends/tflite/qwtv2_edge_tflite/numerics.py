@@ -78,6 +78,7 @@ BUILTIN_X86 = {
 #: measured; elements left over from groups of 16 go through other code than the rest, grouped convolutions too
 BUILTIN_BOUNDS = {
     **dict.fromkeys(("conv2d", "add", "requantize", "mean", "sum", "softmax"), 1),
+    **dict.fromkeys(("add:int16", "sub:int16", "requantize:int16"), 1),  # float operators on 8-bit data: DEQUANTIZE rounds twice
     "mul": 255,  # results beyond 16 bits wrap: only where input scales / output scale >= 1/2
 }
 

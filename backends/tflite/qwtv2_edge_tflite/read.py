@@ -14,15 +14,19 @@ from typing import Any
 import numpy as np
 
 from qwtv2_edge.errors import GraphError, Problem, QwtEdgeError, UnsupportedOpError, UsageError
-from qwtv2_edge.ir.check import check
+from qwtv2_edge.ir.check import MASK, check
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Location
 from qwtv2_edge.ir.text import type_text
 from qwtv2_edge.ir.types import Quantization, TensorType
-from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs
+from qwtv2_edge.ops import OPS
+from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs, GeluAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs, DepthwiseAttrs, TransposeConvAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
+from qwtv2_edge.ops.index import ArgmaxAttrs, MaskFillAttrs
 from qwtv2_edge.ops.layout import ConcatAttrs, PadAttrs, ReshapeAttrs, ResizeAttrs, SliceAttrs, TransposeAttrs
 from qwtv2_edge.ops.linear import FullyConnectedAttrs
+from qwtv2_edge.ops.matmul import BatchMatmulAttrs
+from qwtv2_edge.ops.norm import L2NormalizeAttrs
 from qwtv2_edge.ops.pool import PoolAttrs, ReduceAttrs, SoftmaxAttrs
 from qwtv2_edge.ops.spec import ACTIVATIONS, NoAttrs
 from qwtv2_edge_tflite.ops import ACTIVATION_ENUM, same_padding
@@ -31,6 +35,9 @@ from qwtv2_edge_tflite.schema import enum_names
 
 #: a window, with its dilation, may be this many times as large as what it slides over
 WINDOW_LIMIT = 16
+
+#: ops of the IR that read or give positions, which are int32 and have no scale
+POSITIONAL = ("embedding", "argmax", "reshape")
 
 ACTIVATION_OF = {v: k for k, v in ACTIVATION_ENUM.items()}
 
@@ -115,10 +122,10 @@ class _Reader:
         return self.model.tensors[index]
 
     def type(self, index: int) -> TensorType:
-        """The IR type of an activation: float32, or int8 with one scale."""
+        """The IR type of an activation: float32, int32 positions, or int8 with one scale."""
         row = self.row(index)
-        if row.dtype == "float32":
-            return TensorType(row.shape)
+        if row.dtype == "float32" or (row.dtype == "int32" and not row.scale):
+            return TensorType(row.shape, row.dtype)
         if row.dtype != "int8":
             raise Unreadable("dtype", f"'{row.name}' is {row.dtype}; int8 activations are read", "quantize to int8")
         if len(row.scale) != 1:
@@ -159,6 +166,8 @@ class _Reader:
         row = self.row(output)
         if output in self.names or row.data is not None:
             raise GraphError(f"'{row.name}' is produced twice", fix="export the file again")
+        if op not in POSITIONAL and "int32" in (row.dtype, *(self.b.tensors[t].dtype for t in inputs[: OPS[op].data_inputs])):
+            raise Unreadable("dtype", f"{op} on int32", "quantize to int8")
         name = self.b.unique_tensor(row.name or op)
         self.b.add(
             op, inputs, attrs, name=row.name or op, location=Location(module_path=row.name), out_types=(self.type(output),), outputs=(name,)
@@ -231,10 +240,12 @@ def _bias(r: _Reader, op: Operator, position: int, channels: int, x: TensorType,
     return r.b.constant(row.name or "bias", row.data.reshape(channels), type)
 
 
-def _input_type(r: _Reader, op: Operator, position: int = 0, rank: int | None = None) -> tuple[str, TensorType]:
+def _input_type(
+    r: _Reader, op: Operator, position: int = 0, rank: int | None = None, dtypes: Sequence[str] = ("int8",)
+) -> tuple[str, TensorType]:
     name = r.read(op.inputs[position])
     type = r.b.tensors[name]
-    if type.dtype != "int8":
+    if type.dtype not in dtypes:
         raise Unreadable("dtype", f"{op.code} on {type.dtype}", "quantize to int8")
     if rank is not None and len(type.shape) != rank:
         raise Unreadable("rank", f"{op.code} on rank {len(type.shape)}", f"reshape to rank {rank}")
@@ -361,7 +372,11 @@ def _clamped(r: _Reader, op: Operator, attrs: ClampAttrs | None, name: str = "cl
 
 
 def _bound(r: _Reader, op: Operator) -> None:
-    """MINIMUM or MAXIMUM with one code."""
+    """MINIMUM or MAXIMUM with one code; MINIMUM with a mask."""
+    if op.code == "MINIMUM" and len(op.inputs) == 2 and r.type(op.inputs[1]).quantization == MASK:
+        name, x = _input_type(r, op)
+        r.add("mask_fill", (name, r.read(op.inputs[1])), MaskFillAttrs((-128 - x.zero_point) * x.scale), op.outputs[0])
+        return
     positions = [p for p in (0, 1) if p < len(op.inputs) and r.row(op.inputs[p]).data is not None]
     if len(op.inputs) != 2 or len(positions) != 1:
         raise Unreadable("form", f"{op.code} of two activations", "use it with a constant")
@@ -386,6 +401,41 @@ def _prelu(r: _Reader, op: Operator) -> None:
     type = r.type(op.inputs[1])
     slopes = r.b.constant(row.name or "slopes", row.data.reshape(-1), TensorType((row.data.size,), "int8", type.quantization))
     r.add("prelu", (name, slopes), NoAttrs(), op.outputs[0])
+
+
+# ---------------------------------------------------------------- products, tables, positions
+
+
+def _batch_matmul(r: _Reader, op: Operator) -> None:
+    o = _options(op, "BatchMatMulOptions")
+    (x, _), (y, second) = _input_type(r, op), _input_type(r, op, 1)
+    if o.AdjX() or second.zero_point:
+        message = f"BATCH_MATMUL with a transposed first operand or zero point {second.zero_point} of the second"
+        raise Unreadable("form", message, "transpose before it, and quantize the second operand symmetrically")
+    r.add("batch_matmul", (x, y), BatchMatmulAttrs(bool(o.AdjY())), op.outputs[0])
+
+
+def _gather(r: _Reader, op: Operator) -> None:
+    """Rows of a constant table."""
+    o, (table, type) = _options(op, "GatherOptions"), _input_type(r, op)
+    if table not in r.b.constants or len(type.shape) != 2 or o.Axis() or o.BatchDims():
+        raise Unreadable("form", "GATHER of anything but rows of a constant table", "look up rows of a constant table of two axes")
+    indices, _ = _input_type(r, op, 1, dtypes=("int32",))
+    r.add("embedding", (indices, table), NoAttrs(), op.outputs[0])
+
+
+def _argmax(r: _Reader, op: Operator) -> None:
+    name, x = _input_type(r, op)
+    axes, rank = r.integers(op, 1), len(x.shape)
+    if len(axes) != 1 or not -rank <= axes[0] < rank:
+        raise GraphError(f"axis {axes} of rank {rank}", fix="export the file again")
+    r.add("argmax", (name,), ArgmaxAttrs(axes[0] % rank), op.outputs[0])
+
+
+def _l2_normalize(r: _Reader, op: Operator) -> None:
+    if _activation(_options(op, "L2NormOptions").FusedActivationFunction()) != "none":
+        raise Unreadable("activation", "L2_NORMALIZATION with a fused activation", "export the file again")
+    r.add("l2_normalize", (_input_type(r, op)[0],), L2NormalizeAttrs(), op.outputs[0])
 
 
 # ---------------------------------------------------------------- pools and reductions
@@ -428,7 +478,7 @@ def _reduce(name: str) -> Rule:
 
 
 def _reshape(r: _Reader, op: Operator) -> None:
-    r.add("reshape", (_input_type(r, op)[0],), ReshapeAttrs(r.shape(op.outputs[0])), op.outputs[0])
+    r.add("reshape", (_input_type(r, op, dtypes=("int8", "int32"))[0],), ReshapeAttrs(r.shape(op.outputs[0])), op.outputs[0])
 
 
 def _transpose(r: _Reader, op: Operator) -> None:
@@ -573,6 +623,11 @@ RULES: dict[str, Rule] = {
     "RELU6": lambda r, op: _clamped(r, op, None, "relu6"),
     "RELU_N1_TO_1": lambda r, op: _clamped(r, op, ClampAttrs(-1.0, 1.0)),
     "RELU_0_TO_1": lambda r, op: _clamped(r, op, ClampAttrs(0.0, 1.0)),
+    "GELU": _unary("gelu", lambda op: GeluAttrs(bool(_options(op, "GeluOptions").Approximate()))),
+    "BATCH_MATMUL": _batch_matmul,
+    "GATHER": _gather,
+    "ARG_MAX": _argmax,
+    "L2_NORMALIZATION": _l2_normalize,
     "MINIMUM": _bound,
     "MAXIMUM": _bound,
     "PRELU": _prelu,
