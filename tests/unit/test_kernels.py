@@ -21,6 +21,8 @@ from qwtv2_edge.ops.pool import PoolAttrs, SoftmaxAttrs
 from qwtv2_edge.ops.spec import NoAttrs
 
 WEIGHTED = ("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected")
+#: with other types, or other bounds
+IN_TEST_SEQUENCE = ("layer_norm", "channel_scale", "batch_matmul", "l2_normalize", "gelu")
 
 
 def numerics(**rules: str) -> Numerics:
@@ -215,7 +217,7 @@ def test_accumulator_beyond_int32_is_refused(op):
     types = weight_types(x, w, 0)
     with pytest.raises(QuantizeError, match=r"accumulator 2147515143 does not fit 32 bits"):
         weighted.accumulate(op, (x, w, b), attrs, types)
-    for scheme in fp.SCHEMES:
+    for scheme in set(fp.SCHEMES) - {"R64"}:  # which has 64-bit accumulators
         with pytest.raises(QuantizeError, match="does not fit 32 bits"):
             OPS[op].integer((x, w, b), attrs, types, (act((1, 1), 1e3),), numerics(**{op: scheme}))
 
@@ -317,10 +319,10 @@ def test_every_rule_runs_and_stays_near_the_float_meaning():
         **{op: BinaryAttrs() for op in ("add", "sub", "mul")},
     }
     out_scale = {"logistic": 1 / 256, "tanh": 1 / 128, "mul": 0.3, "add": 0.09, "sub": 0.09, "sum": 0.8, "mean": 0.02}
-    slack = {"requantize": 1.6, "leaky_relu": 1.6, "resize_bilinear": 1.01, "hard_swish": 1.01}
+    slack = {"requantize": 1.6, "leaky_relu": 1.6, "resize_bilinear": 1.01, "hard_swish": 1.01, "softmax": 1.01}
     checked = 0
     for op, rules in KNOWN_RULES.items():
-        if op in (*WEIGHTED, "activation", "quantize", "dequantize"):
+        if op not in OPS or op in (*WEIGHTED, *IN_TEST_SEQUENCE, "quantize", "dequantize"):
             continue
         spec = OPS[op]
         a = attrs.get(op, NoAttrs())

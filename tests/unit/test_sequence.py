@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -159,7 +158,7 @@ def test_float32_layer_norm_does_not_depend_on_the_order_of_summation(channels, 
     plain = norm.codes("F32", x)
     ends = sequence.part_ends(channels)
     for _ in range(4):
-        order = np.concatenate([a + rng.permutation(b - a) for a, b in zip(ends, ends[1:], strict=False)])
+        order = np.concatenate([a + rng.permutation(b - a) for a, b in itertools.pairwise(ends)])
         arrays = (x[:, order], norm.gamma[order], norm.beta[order])
         np.testing.assert_array_equal(run("layer_norm", "F32", arrays, norm.types, norm.out, norm.attrs), plain[:, order])
 
@@ -451,16 +450,9 @@ def test_an_index_outside_the_table_is_refused(bad):
         run("embedding", "", (np.asarray([[0, bad]], np.int32), table), types, out)
 
 
-RULELESS: list[tuple[str, Callable[[], np.ndarray]]] = [
-    ("layer_norm", lambda: Norm(8, 1000).codes("NONE")),
-    ("softmax", lambda: run("softmax", "NONE", (np.zeros((1, 2), np.int8),), (type_of((1, 2), "int8", 0.1),), type_of((1, 2), "int8", 1 / 256, -128), SoftmaxAttrs())),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("op", "call"), RULELESS, ids=[op for op, _ in RULELESS])
-def test_a_rule_that_is_not_there_is_named(op, call):
-    with pytest.raises(GraphError, match=f"'NONE' for {op}"):
-        call()
+def test_a_rule_that_is_not_there_is_named():
+    with pytest.raises(GraphError, match="'NONE' for layer_norm"):
+        Norm(8, 1000).codes("NONE")
 
 
 def test_softmax_with_another_output_scale_is_refused():
