@@ -15,9 +15,9 @@ from qwtv2_edge.ops import OPS, weighted
 from qwtv2_edge.ops.activation import AlphaAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs, DepthwiseAttrs, TransposeConvAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
-from qwtv2_edge.ops.rules import KNOWN_RULES
 from qwtv2_edge.ops.linear import FullyConnectedAttrs
 from qwtv2_edge.ops.pool import PoolAttrs, SoftmaxAttrs
+from qwtv2_edge.ops.rules import KNOWN_RULES
 from qwtv2_edge.ops.spec import NoAttrs
 
 WEIGHTED = ("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected")
