@@ -290,7 +290,7 @@ def _requantize_64(acc: np.ndarray, scale: np.ndarray) -> np.ndarray:
     Source: LiteRT tflite/kernels/internal/common.cc :: MultiplyByQuantizedMultiplier(int64_t)
     """
     multiplier, shift = quantize_multiplier(scale)
-    return rshr(acc * _multiplier16(multiplier), 15 - shift)
+    return rshr(acc * multiplier16(multiplier), 15 - shift)
 
 
 # ---------------------------------------------------------------- fused requantization of float-held accumulators
@@ -987,7 +987,7 @@ def hard_swish_ref(codes: np.ndarray, input_scale: float, input_zero_point: int,
     if e_out > 0:
         raise QuantizeError(f"hard_swish: output scale {output_scale} is below input scale / 128", fix="widen the output range")
     m_relu, e_relu = (int(v) for v in quantize_multiplier(np.float64(high_res / F(3.0 / 32768.0))))
-    m_out16, m_relu16 = (_multiplier16(m) for m in (m_out, m_relu))
+    m_out16, m_relu16 = (multiplier16(m) for m in (m_out, m_relu))
     v = (np.asarray(codes, I) - input_zero_point) << 7
     pre = srdhm16(v, m_out16)
     r = saturate16(v << (e_relu - 1)) if e_relu > 0 else v
@@ -1000,7 +1000,7 @@ def hard_swish_ref(codes: np.ndarray, input_scale: float, input_zero_point: int,
     return rdbpot(truncate_shift(r * pre, 15), -e_out)
 
 
-def _multiplier16(multiplier: ArrayLike) -> np.ndarray:
+def multiplier16(multiplier: ArrayLike) -> np.ndarray:
     """A Q31 multiplier rounded to Q15."""
     m = np.asarray(multiplier, I)
     return np.where(m >= INT32_MAX - (1 << 15), 32767, (m + (1 << 15)) >> 16)

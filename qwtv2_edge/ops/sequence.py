@@ -50,7 +50,7 @@ def batch_matmul_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types:
     scale, scheme = rule_of(typed_key("batch_matmul", *in_types), MATMUL_RULES, numerics)
     # |a| < 2**8 and |b| < 2**8 for 8-bit codes, so that 256 of their products are exact in float32
     dtype = F if arrays[0].shape[-1] <= 256 and in_types[0].dtype == "int8" else np.float64
-    a, b = (x.astype(dtype) - dtype(t.zero_point) for x, t in zip(arrays, in_types, strict=True))
+    a, b = (x.astype(dtype) - t.zero_point for x, t in zip(arrays, in_types, strict=True))
     acc = np.matmul(a, b.swapaxes(-1, -2) if attrs.transpose_b else b).astype(I)
     out = out_types[0]
     value = fp.requantize(acc, np.float64(scale(in_types[0], in_types[1], out)), scheme)

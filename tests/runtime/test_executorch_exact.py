@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from small_graphs import integer_graph
 from qwtv2_edge.backends import EmitOptions, emit, get_numerics
 from qwtv2_edge.errors import UnsupportedOpError
 from qwtv2_edge.ir import Graph, GraphBuilder, Quantization, TensorType
+from qwtv2_edge.numerics import FLOAT_OPS, FLOAT_RULES, rule_key
 from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
@@ -60,6 +62,10 @@ def difference(graph: Graph, target: str, session: Session, rng, samples: int = 
     return ""
 
 
+def with_float_ops(graph: Graph, value: str) -> Graph:
+    return replace(graph, metadata={**graph.metadata, FLOAT_OPS: value})
+
+
 @pytest.mark.parametrize("family", CASES)
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_case_is_exact(target, family, session, rng):
@@ -68,11 +74,19 @@ def test_every_case_is_exact(target, family, session, rng):
     assert [w for w in wrong if w] == []
 
 
+@pytest.mark.parametrize(("target", "mode"), [("executorch-xnnpack", "forbid"), ("executorch-portable", "allow")])
+def test_every_case_with_a_float_rule_is_exact_by_the_other_rules(target, mode, session, rng):
+    cases = [c for family in CASES.values() for c in family if any({n.op, rule_key(c.graph, n)} & set(FLOAT_RULES) for n in c.graph.nodes)]
+    wrong = [difference(with_float_ops(case.graph, mode), target, session, rng) for case in cases]
+    assert len(wrong) > 100
+    assert [w for w in wrong if w] == []
+
+
 def test_every_rule_has_a_case():
     """A rule that nothing executes proves nothing."""
-    ops = {n.op for cases in CASES.values() for c in cases for n in c.graph.nodes} | {"activation"}
+    found = {key for cases in CASES.values() for c in cases for n in c.graph.nodes for key in (n.op, rule_key(c.graph, n))}
     for table in BACKEND.numerics.values():
-        assert set(table.rules) <= ops
+        assert set(table.rules) <= found | {"activation"}
 
 
 # ---------------------------------------------------------------- whole networks
@@ -122,17 +136,19 @@ def test_networks_are_exact(target, softmax, session, rng):
     assert difference(integer_graph(), target, session, rng) == ""
 
 
-def test_a_whole_network_is_one_delegate_call():
-    artifact = emit(network(), "executorch-xnnpack")
+@pytest.mark.parametrize("softmax", [False, True])
+def test_a_whole_network_is_one_delegate_call(softmax):
+    artifact = emit(network(softmax=softmax), "executorch-xnnpack")
     assert {op.split("::")[0] for op in artifact.ops} == {"XnnpackBackend[0]"}
     assert artifact.notes == ()
 
 
 def test_what_xnnpack_leaves_is_told_and_runs_beside_it():
-    artifact = emit(network(softmax=True), "executorch-xnnpack")
+    artifact = emit(with_float_ops(network(softmax=True), "forbid"), "executorch-xnnpack")
     assert {op.split("::")[0] for op in artifact.ops} == {"XnnpackBackend[0]", "aten"}
     (note,) = artifact.notes
     assert "softmax" in note
+    assert "float_ops" in note
 
 
 #: kernels that compute in float, or may
@@ -146,7 +162,7 @@ INTEGER_CASES = [c for cases in CASES.values() for c in cases[::7] if all(t.dtyp
 def test_portable_programs_touch_no_float_between_quantize_and_dequantize(case):
     result = build(case.graph, get_numerics("executorch-portable"), delegate=False)
     assert not FLOAT_KERNELS & set(result.program.called)
-    assert result.program.dtypes <= {np.dtype(d) for d in ("int8", "int32", "int64")}
+    assert result.program.dtypes <= {np.dtype(d) for d in ("int8", "int16", "int32", "int64")}
 
 
 def test_a_portable_network_has_one_float_stretch_at_each_end():

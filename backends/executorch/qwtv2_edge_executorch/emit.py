@@ -11,10 +11,14 @@ from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.types import DTYPES
 from qwtv2_edge.numerics import Numerics
 from qwtv2_edge_executorch import portable, xnnpack
+from qwtv2_edge_executorch.blob import FIRST_EXTERNAL, Blob
+from qwtv2_edge_executorch.kernels import Portable
 from qwtv2_edge_executorch.program import ProgramBuilder
 
 #: ops that mean the same in XNNPACK and as portable kernels
 SHARED = frozenset({"quantize", "dequantize", "reshape", "transpose", "concat", "slice", "pad", "resize_nearest"})
+#: dtype of tensors without a scale -> the ops that take or give them
+UNQUANTIZED = {"float32": SHARED - {"pad"}, "int32": frozenset({"embedding", "argmax", "reshape", "transpose", "concat", "slice"})}
 #: a blob of shared ops alone, on this many elements at most, costs more as a delegate call than as portable kernels
 SMALL = 4096
 
@@ -44,10 +48,10 @@ _CODES: tuple[tuple[type[QwtEdgeError], str], ...] = (
 def build(graph: Graph, numerics: Numerics, *, delegate: bool) -> Build:
     """Emit ``graph`` node by node; a node that can't be emitted becomes a Problem and the rest is still looked at."""
     result = Build()
-    b = result.program
+    b, numerics = result.program, numerics.for_graph(graph)
     values = {t: b.tensor(graph.tensors[t].shape, DTYPES[graph.tensors[t].dtype]) for t in graph.inputs}
     result.inputs = [values[t] for t in graph.inputs]
-    kernels = portable.Portable(graph, numerics, b, values)
+    kernels = Portable(graph, numerics, b, values)
     sound = [n for n in graph.nodes if not _reject(result, graph, n)]
     if result.problems:
         # the nodes that pass are still tried one by one, each on inputs of its own
@@ -55,15 +59,15 @@ def build(graph: Graph, numerics: Numerics, *, delegate: bool) -> Build:
             _try_alone(result, graph, node, numerics, delegate)
         return result
 
-    refused = {n.name: (xnnpack.refusal(graph, n) if delegate else "portable") for n in graph.nodes}
+    refused = {n.name: (xnnpack.refusal(graph, n, numerics) if delegate else "portable") for n in graph.nodes}
     if delegate:
         result.outside = [(n, refused[n.name]) for n in graph.nodes if refused[n.name]]
     for stage, delegated in stages(graph, {name for name, why in refused.items() if not why}):
         if delegated:
-            _delegate(result, graph, stage, values)
+            _delegate(result, graph, stage, kernels)
         else:
             for node in stage:
-                _guard(result, node, partial(kernels.emit, node))
+                _guard(result, node, partial(portable.emit, kernels, node))
                 if node.outputs[0] not in values:
                     type = graph.tensors[node.outputs[0]]
                     values[node.outputs[0]] = b.tensor(type.shape, DTYPES[type.dtype])
@@ -92,34 +96,34 @@ def stages(graph: Graph, delegated: set[str]) -> list[tuple[list[Node], bool]]:
     return out
 
 
-def _delegate(result: Build, graph: Graph, stage: Sequence[Node], values: dict[str, int]) -> None:
+def _delegate(result: Build, graph: Graph, stage: Sequence[Node], kernels: Portable) -> None:
     made = {t for n in stage for t in n.outputs}
     read = dict.fromkeys(t for n in stage for t in n.inputs if t not in made and t not in graph.constants)
     names = {n.name for n in stage}
     needed = {*graph.outputs, *(t for n in graph.nodes if n.name not in names for t in n.inputs)}
     given = [t for n in stage for t in n.outputs if t in needed]
-    blob = xnnpack.Blob(graph, tuple(read), tuple(given))
+    blob = Blob(graph, tuple(read), tuple(given))
+    sources = [kernels.codes(t) if graph.tensors[t].dtype == "int16" else kernels.value(t) for t in read]
     for node in stage:
         _guard(result, node, partial(xnnpack.EMITTERS[node.op], blob, node))
-    for t in given:
-        values[t] = result.program.tensor(graph.tensors[t].shape, DTYPES[graph.tensors[t].dtype])
+    targets = [kernels.delegate_output(t) for t in given]
     if not result.problems:
         kinds = [node["xnode_union"][0] for node in blob.nodes]
         # arguments are found by external id; nothing reads the one that stands at the unused id
-        arguments = [values[given[0]]] * xnnpack.FIRST_EXTERNAL + [values[t] for t in (*read, *given)]
+        arguments = [targets[0]] * FIRST_EXTERNAL + [*sources, *targets]
         result.program.delegate("XnnpackBackend", blob.encode(), arguments, kinds)
 
 
 def _try_alone(result: Build, graph: Graph, node: Node, numerics: Numerics, delegate: bool) -> None:
-    if delegate and not xnnpack.refusal(graph, node):
+    if delegate and not xnnpack.refusal(graph, node, numerics):
         inputs = tuple(t for t in node.inputs if t not in graph.constants)
-        blob = xnnpack.Blob(graph, inputs, node.outputs)
+        blob = Blob(graph, inputs, node.outputs)
         _guard(result, node, partial(xnnpack.EMITTERS[node.op], blob, node))
         return
     b = ProgramBuilder()
     types = {t: graph.tensors[t] for t in node.inputs if t not in graph.constants}
     values = {t: b.tensor(type.shape, DTYPES[type.dtype]) for t, type in types.items()}
-    _guard(result, node, partial(portable.Portable(graph, numerics, b, values).emit, node))
+    _guard(result, node, partial(portable.emit, Portable(graph, numerics, b, values), node))
 
 
 def _reject(result: Build, graph: Graph, node: Node) -> bool:
@@ -130,10 +134,9 @@ def _reject(result: Build, graph: Graph, node: Node) -> bool:
     activations = [t for t in (*node.inputs, *node.outputs) if t not in graph.constants]
     for tensor in activations:
         type = graph.tensors[tensor]
-        boundary = node.op in SHARED - {"pad"}
-        if type.dtype == "int8" and type.quantization is not None and len(type.quantization.scale) == 1:
+        if type.dtype in ("int8", "int16") and type.quantization is not None and len(type.quantization.scale) == 1:
             continue
-        if not (type.dtype == "float32" and boundary):
+        if node.op not in UNQUANTIZED.get(type.dtype, frozenset()):
             found.append(("dtype-unsupported", f"tensor '{tensor}' is {type.dtype}", "use 8-bit activations quantized per tensor"))
     if node.op == "concat":
         params = {graph.tensors[t].quantization for t in (*node.inputs, *node.outputs)}

@@ -148,9 +148,12 @@ TABLES: dict[str, Fields] = {
     "XNNFullyConnected": tuple((n, "uint32") for n in ("input1_id", "filter_id", "bias_id", "output_id", "flags")),
     "XNNStaticReshape": (("num_dims", "uint32"), ("new_shape", "[uint32]"), *_ONE_TO_ONE),
     "XNNStaticSlice": (("num_dims", "uint32"), ("offsets", "[uint32]"), ("sizes", "[uint32]"), *_ONE_TO_ONE),
-    **dict.fromkeys(("XNNAdd", "XNNSubtract", "XNNMultiply"), _TWO_TO_ONE),
     **dict.fromkeys(
-        ("XNNSigmoid", "XNNTanh", "XNNHardswish", "XNNClamp", "XNNConvert", "XNNCopy", "XNNGlobalAvgPooling2d"),
+        ("XNNAdd", "XNNSubtract", "XNNMultiply", "XNNDiv", "XNNMaximum", "XNNMinimum", "XNNBatchMatrixMultiply"),
+        _TWO_TO_ONE,
+    ),
+    **dict.fromkeys(
+        ("XNNSigmoid", "XNNTanh", "XNNHardswish", "XNNGelu", "XNNExp", "XNNClamp", "XNNConvert", "XNNCopy", "XNNGlobalAvgPooling2d"),
         _ONE_TO_ONE,
     ),
     **dict.fromkeys(("XNNConcatenate2", "XNNConcatenate3", "XNNConcatenate4", "XNNConcatenate5"), _CONCATENATE),

@@ -18,7 +18,7 @@ WIDE_RULES: Mapping[str, str] = {
     **dict.fromkeys(("conv2d:int16", "depthwise_conv2d:int16", "fully_connected:int16"), "ONE"),
     "mul:int16": "ONE_F32",
     "mean:int16": "ONE",
-    "batch_matmul:int16": "ONE_F32",
+    "batch_matmul:int16": "R64_F32",  # sums of products exceed 32 bits
     "quantize:int16": "RNE",
 }
 

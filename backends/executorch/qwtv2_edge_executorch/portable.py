@@ -13,210 +13,23 @@ kernels that think in NCHW see the same bytes with dimension order (0, 2, 3, 1).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from qwtv2_edge import fixedpoint as fp
-from qwtv2_edge.ir.graph import Graph, Node
-from qwtv2_edge.ir.types import TensorType
-from qwtv2_edge.numerics import Numerics
-from qwtv2_edge.ops import OPS, integers, weighted
+from qwtv2_edge.ir.graph import Node
+from qwtv2_edge.numerics import wide_key
+from qwtv2_edge.ops import integers, weighted
 from qwtv2_edge.ops.kernels import nearest_index, valid_taps
-from qwtv2_edge_executorch.program import ProgramBuilder
+from qwtv2_edge.ops.spec import ACTIVATIONS
+from qwtv2_edge_executorch.kernels import Portable, Shape, meaning, reduced
+from qwtv2_edge_executorch.portable_sequence import FORMS as SEQUENCE_FORMS
+from qwtv2_edge_executorch.portable_sequence import by_width
 
 CHANNELS_LAST = (0, 2, 3, 1)
-INT64_LIMIT = 2**63
-
-Shape = tuple[int, ...]
-
-
-@dataclass
-class Portable:
-    """Emits nodes as kernel calls. ``values`` maps tensor names to program values and is shared with the caller."""
-
-    graph: Graph
-    numerics: Numerics
-    program: ProgramBuilder
-    values: dict[str, int]
-
-    def emit(self, node: Node) -> None:
-        self.values[node.outputs[0]] = EMITTERS[node.op](self, node)
-
-    # ---- operands
-
-    def value(self, tensor: str) -> int:
-        if tensor not in self.values:
-            self.values[tensor] = self.program.constant(self.graph.constants[tensor])
-        return self.values[tensor]
-
-    def type(self, tensor: str) -> TensorType:
-        return self.graph.tensors[tensor]
-
-    def shape(self, value: int) -> Shape:
-        return self.program.shape(value)
-
-    # ---- kernels (each returns the new value)
-
-    def call(self, operator: str, *args: int, shape: Sequence[int], dtype: Any, dim_order: Any = None) -> int:
-        out = self.program.tensor(shape, dtype, dim_order)
-        return self.program.call(operator, *args, out=out)
-
-    def cast(self, x: int, dtype: Any) -> int:
-        if self.program.dtype(x) == np.dtype(dtype):
-            return x
-        p = self.program
-        return self.call("aten::_to_copy.out", x, p.boolean(False), p.none(), shape=self.shape(x), dtype=dtype)
-
-    def scalar(self, operator: str, x: int, *scalars: int) -> int:
-        """A kernel that takes a tensor and integers: same shape, same dtype."""
-        return self.call(operator, x, *map(self.program.integer, scalars), shape=self.shape(x), dtype=self.program.dtype(x))
-
-    def add_scalar(self, x: int, number: int) -> int:
-        return x if number == 0 else self.scalar("aten::add.Scalar_out", x, number, 1)
-
-    def mul_scalar(self, x: int, number: int) -> int:
-        return x if number == 1 else self.scalar("aten::mul.Scalar_out", x, number)
-
-    def shift_right(self, x: int, bits: int) -> int:
-        return self.scalar("aten::bitwise_right_shift.Tensor_Scalar_out", x, bits)
-
-    def clamp(self, x: int, low: int, high: int) -> int:
-        return self.scalar("aten::clamp.out", x, low, high)
-
-    def pair(self, operator: str, x: int, y: int, *scalars: int) -> int:
-        """A broadcasting kernel on two tensors of one dtype."""
-        shape = np.broadcast_shapes(self.shape(x), self.shape(y))
-        return self.call(operator, x, y, *map(self.program.integer, scalars), shape=shape, dtype=self.program.dtype(x))
-
-    def add(self, x: int, y: int, alpha: int = 1) -> int:
-        """x + alpha * y"""
-        if alpha != 1 and self.shape(x) != self.shape(y):
-            # the optimised kernel of ExecuTorch 1.4.1 scales the wrong operand when x is the one that broadcasts
-            y, alpha = self.mul_scalar(y, alpha), 1
-        return self.pair("aten::add.out", x, y, alpha)
-
-    def mul(self, x: int, y: int) -> int:
-        return self.pair("aten::mul.out", x, y)
-
-    def per_channel(self, operator: str, scalar_operator: str, x: int, numbers: np.ndarray, *more: int) -> int:
-        """A kernel with one int64 per channel, or with one for all.
-
-        Which it is, and the bytes it takes, depends on the number of channels alone: compensation changes values, not ops or size.
-        """
-        if numbers.size == 1:
-            return self.scalar(scalar_operator, x, int(numbers.flat[0]), *more)
-        return self.pair(operator, x, self.program.constant(np.asarray(numbers, np.int64), own=True), *more)
-
-    def floor_divide(self, x: int, y: int) -> int:
-        return self.pair("aten::floor_divide.out", x, y)
-
-    def index(self, table: np.ndarray, indices: int) -> int:
-        """table[indices]; negative indices count from the end."""
-        p = self.program
-        lookup = p.tensors([indices], optional=True)
-        return self.call("aten::index.Tensor_out", p.constant(table), lookup, shape=self.shape(indices), dtype=table.dtype)
-
-    def select(self, x: int, axis: int, indices: np.ndarray) -> int:
-        """np.take along ``axis``."""
-        shape = list(self.shape(x))
-        shape[axis] = len(indices)
-        p = self.program
-        rows = p.constant(np.asarray(indices, np.int64))
-        return self.call("aten::index_select.out", x, p.integer(axis), rows, shape=shape, dtype=p.dtype(x))
-
-    def slice(self, x: int, axis: int, begin: int, end: int, stride: int = 1) -> int:
-        shape = list(self.shape(x))
-        if (begin, end, stride) == (0, shape[axis], 1):
-            return x
-        shape[axis] = -(-(end - begin) // stride)
-        p = self.program
-        numbers = (p.integer(axis), p.integer(begin), p.integer(end), p.integer(stride))
-        return self.call("aten::slice_copy.Tensor_out", x, *numbers, shape=shape, dtype=p.dtype(x))
-
-    def pad(self, x: int, paddings: Sequence[tuple[int, int]], code: int) -> int:
-        if not any(map(any, paddings)):
-            return x
-        p = self.program
-        shape = [d + b + a for d, (b, a) in zip(self.shape(x), paddings, strict=True)]
-        innermost_first = [n for pair in reversed(paddings) for n in pair]
-        return self.call("aten::constant_pad_nd.out", x, p.integers(innermost_first), p.integer(code), shape=shape, dtype=p.dtype(x))
-
-    def pad_spatial(self, x: int, padding: Any, code: int) -> int:
-        return self.pad(x, ((0, 0), *padding, (0, 0)), code)
-
-    def concat(self, parts: Sequence[int], axis: int) -> int:
-        if len(parts) == 1:
-            return parts[0]
-        shape = list(self.shape(parts[0]))
-        shape[axis] = sum(self.shape(v)[axis] for v in parts)
-        p = self.program
-        return self.call("aten::cat.out", p.tensors(parts), p.integer(axis), shape=shape, dtype=p.dtype(parts[0]))
-
-    def permute(self, x: int, perm: Sequence[int]) -> int:
-        shape = [self.shape(x)[i] for i in perm]
-        return self.call("aten::permute_copy.out", x, self.program.integers(perm), shape=shape, dtype=self.program.dtype(x))
-
-    def sum(self, x: int, axes: Sequence[int], keep_dims: bool, dtype: Any) -> int:
-        p = self.program
-        shape = _reduced(self.shape(x), axes, keep_dims)
-        return self.call("aten::sum.IntList_out", x, p.integers(axes), p.boolean(keep_dims), p.none(), shape=shape, dtype=dtype)
-
-    # ---- endings
-
-    def finish(self, x: int, low: int = -128, high: int = 127) -> int:
-        """Clamp and store as int8."""
-        return self.cast(self.clamp(x, low, high), np.int8)
-
-    def requantize(
-        self, acc: int, scale: np.ndarray | np.float64, offset: np.ndarray, limit: int, out: TensorType, bounds: tuple[int, int]
-    ) -> int:
-        """Equation (2) with single rounding.
-
-        Args:
-            acc: integers, channels last where ``scale`` or ``offset`` has more than one entry.
-            scale: effective scale, float64, one or one per channel.
-            offset: int64 to be added to every accumulator, one or one per channel.
-            limit: no |acc| exceeds it.
-        """
-        m, e = (np.atleast_1d(v).astype(object) for v in fp.quantize_multiplier(scale))
-        offset = np.atleast_1d(offset).astype(object)
-        shift = 31 - e
-        half = np.asarray([1 << (int(s) - 1) for s in shift], object)
-        zero = np.asarray([out.zero_point << int(s) for s in shift], object)
-        acc = self.cast(acc, np.int64)
-        rest = out.zero_point
-        constant = offset * m + half + zero
-        if (np.abs(constant) + limit * m < INT64_LIMIT).all():
-            rest = 0
-        else:  # too large to fold everything into one constant
-            acc = self.per_channel("aten::add.out", "aten::add.Scalar_out", acc, offset, 1)
-            constant = half
-        acc = self.per_channel("aten::mul.out", "aten::mul.Scalar_out", acc, m)
-        acc = self.per_channel("aten::add.out", "aten::add.Scalar_out", acc, constant, 1)
-        acc = self.per_channel("aten::bitwise_right_shift.Tensor_out", "aten::bitwise_right_shift.Tensor_Scalar_out", acc, shift)
-        return self.finish(self.add_scalar(acc, rest), *bounds)
-
-    def divide_half_away(self, total: int, count: int | np.ndarray) -> int:
-        """total / count, ties away from zero: floor((2 total + count - [total < 0]) / (2 count)). int32."""
-        sign = self.shift_right(total, 31)
-        twice = self.add(sign, total, 2)
-        if isinstance(count, np.ndarray):
-            count = count.astype(np.int32)
-            twice = self.add(twice, self.program.constant(count))
-            return self.floor_divide(twice, self.program.constant(2 * count))
-        twice = self.add_scalar(twice, count)
-        return self.floor_divide(twice, self.program.constant(np.asarray([2 * count], np.int32)))
-
-
-def _reduced(shape: Shape, axes: Sequence[int], keep_dims: bool) -> Shape:
-    if keep_dims:
-        return tuple(1 if i in axes else d for i, d in enumerate(shape))
-    return tuple(d for i, d in enumerate(shape) if i not in axes)
-
 
 # ---------------------------------------------------------------- weighted ops
 
@@ -233,31 +46,47 @@ def _taps(p: Portable, x: int, kernel: Shape, stride: Shape, dilation: Shape) ->
     ]
 
 
-def _widened(p: Portable, codes: np.ndarray) -> int:
+def _widened(p: Portable, codes: np.ndarray, dtype: Any) -> int:
     """A constant stored as int8 and widened at run time: the file stays small, the cost is one pass over the weights."""
-    return p.cast(p.program.constant(codes), np.int32)
+    return p.cast(p.program.constant(codes), dtype)
 
 
-def _matrix_product(p: Portable, x: int, weights: np.ndarray) -> int:
-    """int8 rows (..., K) times weights (O, K): int32 (..., O)."""
+def _accumulator(p: Portable, node: Node) -> Any:
+    """int32, or int64 where sums of 16-bit codes could leave it."""
+    return np.int32 if _largest_sum(p, node) < 2**31 else np.int64
+
+
+def _largest_sum(p: Portable, node: Node) -> int:
+    w = p.graph.constants[node.inputs[1]].astype(np.int64)
+    codes = 2**15 if p.type(node.inputs[0]).dtype == "int16" else 2**8
+    return codes * int(np.abs(w).sum(_summed_axes(node, w)).max())
+
+
+def _summed_axes(node: Node, weights: np.ndarray) -> tuple[int, ...]:
+    return (0, 1, 2) if node.op == "depthwise_conv2d" else tuple(range(1, weights.ndim))
+
+
+def _matrix_product(p: Portable, x: int, weights: np.ndarray, dtype: Any) -> int:
+    """Rows (..., K) of codes times weights (O, K): (..., O) of ``dtype``."""
     shape = p.shape(x)
-    rows = p.program.alias(p.cast(x, np.int32), (prod(shape[:-1]), shape[-1]))
-    w = _widened(p, weights)
-    acc = p.call("aten::linear.out", rows, w, p.program.none(), shape=(prod(shape[:-1]), len(weights)), dtype=np.int32)
+    rows = p.program.alias(p.cast(x, dtype), (prod(shape[:-1]), shape[-1]))
+    w = _widened(p, weights, dtype)
+    acc = p.call("aten::linear.out", rows, w, p.program.none(), shape=(prod(shape[:-1]), len(weights)), dtype=dtype)
     return p.program.alias(acc, (*shape[:-1], len(weights)))
 
 
 def _convolution(p: Portable, x: int, weights: np.ndarray, out: Shape, a: Any, *, transposed: bool, groups: int) -> int:
-    """The portable convolution on int32 NHWC values. weights: int8, memory order (first, kh, kw, second)."""
+    """The portable convolution on int32 or int64 NHWC values. weights: int8, memory order (first, kh, kw, second)."""
     n, h, w, c = p.shape(x)
     b = p.program
     first, kh, kw, second = weights.shape
+    dtype = b.dtype(x)
     source = b.alias(x, (n, c, h, w), CHANNELS_LAST)
-    filter = b.alias(_widened(p, weights), (first, second, kh, kw), CHANNELS_LAST)
+    filter = b.alias(_widened(p, weights, dtype), (first, second, kh, kw), CHANNELS_LAST)
     dilation = getattr(a, "dilation", (1, 1))
     numbers = (b.integers(a.stride), b.integers([0, 0]), b.integers(dilation), b.boolean(transposed), b.integers([0, 0]), b.integer(groups))
     shape = (out[0], out[3], out[1], out[2])
-    target = p.call("aten::convolution.out", source, filter, b.none(), *numbers, shape=shape, dtype=np.int32, dim_order=CHANNELS_LAST)
+    target = p.call("aten::convolution.out", source, filter, b.none(), *numbers, shape=shape, dtype=dtype, dim_order=CHANNELS_LAST)
     return b.alias(target, out)
 
 
@@ -267,10 +96,10 @@ def _conv2d(p: Portable, node: Node) -> int:
     x = p.pad_spatial(p.value(node.inputs[0]), a.padding, p.type(node.inputs[0]).zero_point)
     if a.groups == 1:
         columns = p.concat(_taps(p, x, w.shape[1:3], a.stride, a.dilation), 3)
-        acc = _matrix_product(p, columns, w.reshape(len(w), -1))
+        acc = _matrix_product(p, columns, w.reshape(len(w), -1), _accumulator(p, node))
     else:
         out = p.type(node.outputs[0]).shape
-        acc = _convolution(p, p.cast(x, np.int32), w, out, a, transposed=False, groups=a.groups)
+        acc = _convolution(p, p.cast(x, _accumulator(p, node)), w, out, a, transposed=False, groups=a.groups)
     return _weighted_end(p, node, acc, centred=False)
 
 
@@ -280,7 +109,8 @@ def _depthwise(p: Portable, node: Node) -> int:
     x = p.pad_spatial(p.value(node.inputs[0]), a.padding, p.type(node.inputs[0]).zero_point)
     filter = np.ascontiguousarray(w.transpose(3, 1, 2, 0))
     out = p.type(node.outputs[0]).shape
-    acc = _convolution(p, p.cast(x, np.int32), filter, out, a, transposed=False, groups=p.type(node.inputs[0]).shape[3])
+    groups = p.type(node.inputs[0]).shape[3]
+    acc = _convolution(p, p.cast(x, _accumulator(p, node)), filter, out, a, transposed=False, groups=groups)
     return _weighted_end(p, node, acc, centred=False)
 
 
@@ -300,27 +130,25 @@ def _transpose_conv(p: Portable, node: Node) -> int:
 
 
 def _fully_connected(p: Portable, node: Node) -> int:
-    acc = _matrix_product(p, p.value(node.inputs[0]), p.graph.constants[node.inputs[1]])
+    acc = _matrix_product(p, p.value(node.inputs[0]), p.graph.constants[node.inputs[1]], _accumulator(p, node))
     return _weighted_end(p, node, acc, centred=False)
 
 
 def _weighted_end(p: Portable, node: Node, acc: int, *, centred: bool) -> int:
     types, out = p.graph.in_types(node), p.type(node.outputs[0])
     w, b = (p.graph.constants[t].astype(np.int64) for t in node.inputs[1:3])
-    over = (0, 1, 2) if node.op == "depthwise_conv2d" else tuple(range(1, w.ndim))
-    offset = b if centred else b - types[0].zero_point * w.sum(over)
-    limit = 256 * int(np.abs(w).sum(over).max())
-    scale = weighted.effective_scale(node.op, p.numerics.rule(node.op), types, out)
-    return p.requantize(acc, scale, offset, limit, out, weighted.output_bounds(node.attrs.activation, out, p.numerics))
+    offset = b if centred else b - types[0].zero_point * w.sum(_summed_axes(node, w))
+    if types[0].dtype == "int16":
+        rule = p.numerics.rule(wide_key(node.op))
+        bounds = fp.activation_bounds(*ACTIVATIONS[node.attrs.activation], out.scale, 0, "TFLITE", out.code_bounds)
+    else:
+        rule = p.numerics.rule(node.op)
+        bounds = weighted.output_bounds(node.attrs.activation, out, p.numerics)
+    scale = weighted.effective_scale(node.op, rule, types, out)
+    return p.requantize(acc, scale, offset, _largest_sum(p, node), out, bounds)
 
 
 # ---------------------------------------------------------------- element by element
-
-
-def meaning(p: Portable, node: Node, *arrays: np.ndarray) -> np.ndarray:
-    """What the simulator computes for ``node`` on int8 ``arrays``; tables are made of it."""
-    result = OPS[node.op].integer(arrays, node.attrs, p.graph.in_types(node), p.graph.out_types(node), p.numerics)
-    return np.ascontiguousarray(result[0])
 
 
 def _table(p: Portable, node: Node) -> int:
@@ -377,13 +205,14 @@ def _add(sign: int) -> Callable[[Portable, Node], int]:
 
 
 def _mul(p: Portable, node: Node) -> int:
-    if p.numerics.rule("mul") != "ONE_F32":
-        return _pair_table(p, node)
     types, out = p.graph.in_types(node), p.type(node.outputs[0])
+    wide = out.dtype == "int16"
+    if not wide and p.numerics.rule("mul") != "ONE_F32":
+        return _pair_table(p, node)
     x, y = (p.add_scalar(p.cast(p.value(t), np.int32), -type.zero_point) for t, type in zip(node.inputs, types, strict=True))
-    scale = np.float32(types[0].scale) * np.float32(types[1].scale) / np.float32(out.scale)
-    bounds = weighted.output_bounds(node.attrs.activation, out, p.numerics)
-    return p.requantize(p.mul(x, y), np.float64(scale), np.zeros(1, np.int64), 2**16, out, bounds)
+    scale = np.float64(integers.product_scale32(types[0], types[1], out))
+    bounds = fp.activation_bounds(*ACTIVATIONS[node.attrs.activation], out.scale, out.zero_point, "TFLITE", out.code_bounds)
+    return p.requantize(p.mul(x, y), scale, np.zeros(1, np.int64), 2**30 if wide else 2**16, out, bounds)
 
 
 # ---------------------------------------------------------------- pooling, reductions, softmax
@@ -422,28 +251,15 @@ def _reduce_sum(p: Portable, node: Node) -> int:
     count = prod(x.shape[i] for i in axes)
     total = p.sum(p.value(node.inputs[0]), axes, node.attrs.keep_dims, np.int64)
     scale = fp.reduction_scale(x.scale, out.scale, count if node.op == "mean" else 1)
-    return p.requantize(total, scale, np.asarray([-x.zero_point * count]), 128 * count, out, (-128, 127))
+    largest = -x.code_bounds[0] * count
+    return p.requantize(total, scale, np.asarray([-x.zero_point * count]), largest, out, out.code_bounds)
 
 
 def _reduce_max(p: Portable, node: Node) -> int:
     b, a = p.program, node.attrs
     x = p.value(node.inputs[0])
-    shape = _reduced(p.shape(x), a.axes, a.keep_dims)
+    shape = reduced(p.shape(x), a.axes, a.keep_dims)
     return p.call("aten::amax.out", x, b.integers(a.axes), b.boolean(a.keep_dims), shape=shape, dtype=np.int8)
-
-
-def _softmax(p: Portable, node: Node) -> int:
-    """floor((512 t + S) / 2S) - 128 with t from a table of exponentials and S their sum."""
-    b = p.program
-    x = p.value(node.inputs[0])
-    shape = p.shape(x)
-    largest = p.call("aten::amax.out", x, b.integers([len(shape) - 1]), b.boolean(True), shape=(*shape[:-1], 1), dtype=np.int8)
-    distance = p.add(p.cast(largest, np.int32), p.cast(x, np.int32), -1)
-    table = fp.softmax_table(p.type(node.inputs[0]).scale, node.attrs.beta).astype(np.int64)
-    t = p.index(table, distance)
-    total = p.sum(t, [len(shape) - 1], True, np.int64)
-    share = p.floor_divide(p.add(total, t, 512), p.mul_scalar(total, 2))
-    return p.finish(p.add_scalar(share, -128))
 
 
 # ---------------------------------------------------------------- data movement
@@ -500,49 +316,37 @@ def _resize_bilinear(p: Portable, node: Node) -> int:
 
 
 def _quantize(p: Portable, node: Node) -> int:
-    """RNE(f32(x * f32(1 / s))) clamped around 0, plus z: every step after the product is exact."""
-    out, b = p.type(node.outputs[0]), p.program
-    x = p.value(node.inputs[0])
-    shape = p.shape(x)
-    inverse = b.constant(np.asarray([np.float32(1) / np.float32(out.scale)], np.float32))
-    v = p.call("aten::mul.out", x, inverse, shape=shape, dtype=np.float32)
-    v = p.call("aten::round.out", v, shape=shape, dtype=np.float32)
-    low, high = (b.real(bound - out.zero_point) for bound in (-128, 127))
-    v = p.call("aten::clamp.out", v, low, high, shape=shape, dtype=np.float32)
-    if out.zero_point:
-        v = p.call("aten::add.Scalar_out", v, b.real(out.zero_point), b.integer(1), shape=shape, dtype=np.float32)
-    return p.cast(v, np.int8)
+    return p.quantize(p.value(node.inputs[0]), p.type(node.outputs[0]))
 
 
 def _dequantize(p: Portable, node: Node) -> int:
-    x, b = p.type(node.inputs[0]), p.program
-    v = p.cast(p.value(node.inputs[0]), np.float32)
-    shape = p.shape(v)
-    if x.zero_point:
-        v = p.call("aten::add.Scalar_out", v, b.real(-x.zero_point), b.integer(1), shape=shape, dtype=np.float32)
-    scale = b.constant(np.asarray([x.scale], np.float32))
-    return p.call("aten::mul.out", v, scale, shape=shape, dtype=np.float32)
+    return p.reals(node.inputs[0])
+
+
+def emit(p: Portable, node: Node) -> None:
+    p.values[node.outputs[0]] = EMITTERS[node.op](p, node)
 
 
 EMITTERS: dict[str, Callable[[Portable, Node], int]] = {
+    **SEQUENCE_FORMS,
     "quantize": _quantize,
     "dequantize": _dequantize,
     "conv2d": _conv2d,
     "depthwise_conv2d": _depthwise,
     "transpose_conv2d": _transpose_conv,
     "fully_connected": _fully_connected,
-    "add": _add(1),
-    "sub": _add(-1),
+    "add": by_width("add", _add(1)),
+    "sub": by_width("sub", _add(-1)),
     "mul": _mul,
     "max_pool2d": _max_pool,
     "avg_pool2d": _avg_pool,
     "mean": _reduce_sum,
     "sum": _reduce_sum,
     "reduce_max": _reduce_max,
-    "softmax": _softmax,
     "prelu": _prelu,
     **dict.fromkeys(("relu", "relu6", "clamp"), _clamp),
-    **dict.fromkeys(("logistic", "tanh", "elu", "hard_swish", "leaky_relu", "requantize"), _table),
+    **dict.fromkeys(("logistic", "tanh", "elu", "hard_swish", "leaky_relu", "gelu"), _table),
+    "requantize": by_width("requantize", _table),
     "reshape": _reshape,
     "transpose": _transpose,
     "concat": _concat,

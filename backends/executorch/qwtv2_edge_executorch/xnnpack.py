@@ -8,129 +8,31 @@ ExecuTorch 1.4.1 pins.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from qwtv2_edge.ir.graph import Graph, Node, origin
-from qwtv2_edge.ir.types import TensorType
-from qwtv2_edge.ops import integers, weighted
+from qwtv2_edge.ir.types import Quantization, TensorType
+from qwtv2_edge.numerics import Numerics, rule_key, wide_key
+from qwtv2_edge.ops import integers, sequence, weighted
 from qwtv2_edge.ops.kernels import nearest_index
 from qwtv2_edge.ops.spec import ACTIVATIONS
-from qwtv2_edge_executorch.format import encode_xnnpack
-
-FLOAT32, QINT8, QCINT8, QCINT32 = 1, 3, 6, 7
-EXTERNAL_INPUT, EXTERNAL_OUTPUT = 1, 2
-INTERNAL = 0xFFFFFFFF
-FLAG_LEGACY_COORDINATES, FLAG_ALIGN_CORNERS, FLAG_KEEP_DIMS = 0x4, 0x8, 0x40
-MAX_RANK = 6
-#: XNNPACK kernels may read this far past the end of a constant
-CONSTANT_TAIL = 128
-
-#: external value 0 is left undefined: where XNNPACK merges ops into a table, it takes value 0 for part of the chain
-#: (src/subgraph.c :: copy_node_to_static_subgraph copies as many outputs as there are inputs), and an op of two
-#: tensors, one of them value 0, would become a function of one; the table then is freed twice
-FIRST_EXTERNAL = 1
+from qwtv2_edge_executorch.blob import (
+    FLAG_ALIGN_CORNERS,
+    FLAG_KEEP_DIMS,
+    FLAG_LEGACY_COORDINATES,
+    FLAG_TRANSPOSE_B,
+    INTERNAL,
+    MAX_RANK,
+    QCINT8,
+    QCINT32,
+    Blob,
+)
+from qwtv2_edge_executorch.float32 import FLOAT_FORMS, number
 
 Shape = tuple[int, ...]
-
-
-@dataclass
-class Blob:
-    """One XNNPACK graph in the making. ``args`` of the delegate call are ``inputs`` then ``outputs``, by tensor name."""
-
-    graph: Graph
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    ids: dict[str, int] = field(default_factory=dict)
-    values: list[dict[str, Any]] = field(default_factory=list)
-    nodes: list[dict[str, Any]] = field(default_factory=list)
-    constants: list[bytes] = field(default_factory=list)
-    known: dict[bytes, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        ends = [(t, EXTERNAL_INPUT) for t in self.inputs] + [(t, EXTERNAL_OUTPUT) for t in self.outputs]
-        for i, (name, flag) in enumerate(ends, FIRST_EXTERNAL):
-            self.ids[name] = self._activation(self.graph.tensors[name], external=i, flags=flag)
-
-    # ---- values
-
-    def value(self, tensor: str) -> int:
-        """The id of a graph tensor, defined on first use."""
-        if tensor not in self.ids:
-            type = self.graph.tensors[tensor]
-            data = self.graph.constants.get(tensor)
-            self.ids[tensor] = self._activation(type, buffer=0 if data is None else self.buffer(data.tobytes()))
-        return self.ids[tensor]
-
-    def temporary(self, like: TensorType, shape: Shape) -> int:
-        """An internal value with the dtype and quantization of ``like``."""
-        return self._activation(TensorType(shape, like.dtype, like.quantization))
-
-    def _activation(self, type: TensorType, *, external: int = INTERNAL, flags: int = 0, buffer: int = 0) -> int:
-        if type.dtype == "float32":
-            return self._value(type.shape, FLOAT32, None, external, flags, buffer)
-        params = ("PerTensorQuant", {"scale": type.scale, "zero_point": type.zero_point})
-        return self._value(type.shape, QINT8, params, external, flags, buffer)
-
-    def channelwise(self, data: np.ndarray, datatype: int, scale: np.ndarray, axis: int) -> int:
-        """A constant with one float32 scale per slice of ``axis``."""
-        params = {
-            "scale": [],
-            "channel_dim": axis,
-            "scale_buffer_idx": self.buffer(np.asarray(scale, np.float32).tobytes()),
-            "num_scales": len(scale),
-        }
-        return self._value(data.shape, datatype, ("PerChannelQuant", params), INTERNAL, 0, self.buffer(data.tobytes()))
-
-    def buffer(self, data: bytes) -> int:
-        if data not in self.known:
-            self.constants.append(data)
-            self.known[data] = len(self.constants)
-        return self.known[data]
-
-    def _value(self, shape: Sequence[int], datatype: int, params: Any, external: int, flags: int, buffer: int) -> int:
-        id = len(self.values)
-        tensor = {
-            "datatype": datatype,
-            "num_dims": len(shape),
-            "dims": list(shape),
-            "constant_buffer_idx": buffer,
-            "external_id": external,
-            "flags": flags,
-            "id_out": id,
-        }
-        union: Any = ("XNNTensorValue", tensor)
-        if params is not None:
-            union = ("XNNQuantizedTensorValue", {"tensor_value": tensor, "quant_params": params})
-        self.values.append({"xvalue_union": union})
-        return id
-
-    # ---- nodes
-
-    def node(self, kind: str, *, bounds: tuple[float, float] | None = None, **fields: Any) -> None:
-        """Append a node; ``bounds``: real clamp of its output."""
-        item: dict[str, Any] = {"xnode_union": (kind, {"flags": 0, **fields}), "debug_handle": len(self.nodes)}
-        if bounds is not None and bounds != ACTIVATIONS["none"]:
-            item["output_min_max"] = {"output_min": bounds[0], "output_max": bounds[1]}
-        self.nodes.append(item)
-
-    def reshape(self, source: int, target: int, shape: Shape) -> None:
-        self.node("XNNStaticReshape", num_dims=len(shape), new_shape=list(shape), input_id=source, output_id=target)
-
-    def encode(self) -> bytes:
-        graph = {
-            "version": "0",
-            "xnodes": self.nodes,
-            "xvalues": self.values,
-            "num_externs": FIRST_EXTERNAL + len(self.inputs) + len(self.outputs),
-            "input_ids": [self.ids[t] for t in self.inputs],
-            "output_ids": [self.ids[t] for t in self.outputs],
-        }
-        return encode_xnnpack(graph, [*self.constants, bytes(CONSTANT_TAIL)])
-
 
 # ---------------------------------------------------------------- weighted ops
 
@@ -266,6 +168,38 @@ def _binary(kind: str) -> Callable[[Blob, Node], None]:
     return write
 
 
+def _quantize(blob: Blob, node: Node) -> None:
+    x, out = blob.value(node.inputs[0]), blob.graph.out_types(node)[0]
+    if out.dtype == "int8":
+        blob.single("XNNConvert", x, blob.value(node.outputs[0]))
+    else:
+        inverse = np.float32(1) / np.float32(out.scale)
+        blob.store_codes(node.outputs[0], blob.pair("mul", x, number(blob, inverse)), out.code_bounds)
+
+
+def _dequantize(blob: Blob, node: Node) -> None:
+    x, type, target = blob.value(node.inputs[0]), blob.graph.in_types(node)[0], blob.value(node.outputs[0])
+    if type.dtype == "int8":
+        blob.single("XNNConvert", x, target)
+    else:
+        blob.pair("mul", x, number(blob, type.scale), target)
+
+
+def _float_form(key: str) -> Callable[[Blob, Node], None]:
+    def write(blob: Blob, node: Node) -> None:
+        FLOAT_FORMS[key](blob, node)
+
+    return write
+
+
+def _by_width(op: str, narrow: Callable[[Blob, Node], None]) -> Callable[[Blob, Node], None]:
+    def write(blob: Blob, node: Node) -> None:
+        wide = rule_key(blob.graph, node) == wide_key(op)
+        (_float_form(wide_key(op)) if wide else narrow)(blob, node)
+
+    return write
+
+
 def _unary(kind: str, **attributes: Callable[[Any], Any]) -> Callable[[Blob, Node], None]:
     def write(blob: Blob, node: Node) -> None:
         extra = {name: f(node.attrs) for name, f in attributes.items()}
@@ -277,6 +211,80 @@ def _unary(kind: str, **attributes: Callable[[Any], Any]) -> Callable[[Blob, Nod
 def _clamp(blob: Blob, node: Node) -> None:
     bounds = ACTIVATIONS[node.op] if node.op != "clamp" else (node.attrs.min, node.attrs.max)
     blob.node("XNNClamp", bounds=bounds, input_id=blob.value(node.inputs[0]), output_id=blob.value(node.outputs[0]))
+
+
+def _mask_fill(blob: Blob, node: Node) -> None:
+    """The smaller of value and mask; the mask's codes first get the value's scale and zero point."""
+    x, mask, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    type = blob.graph.tensors[x]
+    if mask in blob.graph.constants:
+        limit = blob.int8_constant(blob.graph.constants[mask], type.quantization)
+    else:
+        # codes over 255, to within 1e-7; in the value's scale they are rounded to the same codes again
+        share = blob.reals(mask)
+        lowest = number(blob, (-128 - type.zero_point) * type.scale)
+        bound = blob.pair("add", blob.pair("mul", share, number(blob, 255 * type.scale)), lowest)
+        limit = blob.single("XNNConvert", bound, blob.temporary(type, blob.graph.tensors[mask].shape))
+    blob.pair("min", blob.value(x), limit, blob.value(y))
+
+
+def _batch_matmul(blob: Blob, node: Node) -> None:
+    """At least three axes."""
+    shapes = [blob.graph.tensors[t].shape for t in (*node.inputs, *node.outputs)]
+    ids = [blob.value(t) for t in (*node.inputs, *node.outputs)]
+    flat = len(shapes[0]) == 2
+    if flat:
+        types = [blob.graph.tensors[t] for t in (*node.inputs, *node.outputs)]
+        a, b, y = (blob.temporary(type, (1, *shape)) for type, shape in zip(types, shapes, strict=True))
+        blob.reshape(ids[0], a, (1, *shapes[0]))
+        blob.reshape(ids[1], b, (1, *shapes[1]))
+    else:
+        a, b, y = ids
+    flags = FLAG_TRANSPOSE_B if node.attrs.transpose_b else 0
+    blob.node("XNNBatchMatrixMultiply", flags=flags, input1_id=a, input2_id=b, output_id=y)
+    if flat:
+        blob.reshape(y, ids[2], shapes[2])
+
+
+def _row_max(blob: Blob, tensor: str) -> int:
+    """The largest code of each row of the last axis, which stays. Pooling over columns of the transposed rows is fastest."""
+    type = blob.graph.tensors[tensor]
+    *lead, count = type.shape
+    rows, source = prod(lead), blob.value(tensor)
+    if len(type.shape) != 2:
+        source = blob.temporary(type, (rows, count))
+        blob.reshape(blob.value(tensor), source, (rows, count))
+    columns, image = blob.temporary(type, (count, rows)), blob.temporary(type, (1, count, 1, rows))
+    blob.node("XNNStaticTranspose", num_dims=2, perm=[1, 0], input_id=source, output_id=columns)
+    blob.reshape(columns, image, (1, count, 1, rows))
+    pooled, largest = blob.temporary(type, (1, 1, 1, rows)), blob.temporary(type, (*lead, 1))
+    _max_pool_node(blob, image, pooled, (count, 1), (count, 1), ((0, 0), (0, 0)))
+    blob.reshape(pooled, largest, (*lead, 1))
+    return largest
+
+
+def _softmax(blob: Blob, node: Node) -> None:
+    """The steps of :func:`sequence.softmax_f32`. XNNPACK makes one table of each of the two rows of nodes between 8-bit values."""
+    x, (q,) = node.inputs[0], blob.graph.in_types(node)
+    scale = np.float32(q.scale) * np.float32(node.attrs.beta)
+
+    def value(scale: float, zero_point: int) -> int:
+        return blob.temporary(TensorType(q.shape, "int8", Quantization.per_tensor(scale, zero_point)), q.shape)
+
+    distance = blob.pair("sub", blob.value(x), _row_max(blob, x), value(q.scale, 127))
+
+    def exponentials(step: float) -> int:
+        scaled = distance
+        if node.attrs.beta != 1:
+            real = blob.pair("mul", blob.single("XNNConvert", distance), number(blob, node.attrs.beta))
+            scaled = blob.single("XNNConvert", real, value(float(scale), 127))
+        return blob.single("XNNExp", scaled, value(step, -128))
+
+    coarse, fine = sequence.softmax_scales(q.shape[-1])
+    above = blob.pair("sub", blob.single("XNNConvert", exponentials(coarse)), number(blob, 256 * fine))
+    above = blob.single("XNNConvert", blob.single("XNNClamp", above, bounds=(0, 1)), value(coarse, -128))
+    e = blob.pair("add", blob.single("XNNConvert", exponentials(fine)), blob.single("XNNConvert", above))
+    blob.store_reals(node.outputs[0], blob.pair("div", e, blob.row_sum(e)))
 
 
 # ---------------------------------------------------------------- pooling and reductions
@@ -402,8 +410,9 @@ def _slice(blob: Blob, node: Node) -> None:
 def _pad(blob: Blob, node: Node) -> None:
     before, after = (list(side) for side in zip(*node.attrs.paddings, strict=True))
     type = blob.graph.tensors[node.outputs[0]]
-    # the real value of the wanted code: XNNPACK rounds it back to that code
-    value = float(np.float32(integers.pad_code(node.attrs.value, type) - type.zero_point) * np.float32(type.scale))
+    value = float(integers.pad_code(node.attrs.value, type))
+    if type.dtype == "int8":  # the real value of the wanted code: XNNPACK rounds it back to that code
+        value = float(np.float32(value - type.zero_point) * np.float32(type.scale))
     ids: dict[str, Any] = {"input_id": blob.value(node.inputs[0]), "output_id": blob.value(node.outputs[0])}
     blob.node("XNNStaticConstantPad", pre_paddings=before, post_paddings=after, padding_value=value, **ids)
 
@@ -451,8 +460,9 @@ EMITTERS: dict[str, Callable[[Blob, Node], None]] = {
     "depthwise_conv2d": _depthwise,
     "transpose_conv2d": _transpose_conv,
     "fully_connected": _fully_connected,
-    "add": _binary("XNNAdd"),
-    "sub": _binary("XNNSubtract"),
+    "batch_matmul": _batch_matmul,
+    "add": _by_width("add", _binary("XNNAdd")),
+    "sub": _by_width("sub", _binary("XNNSubtract")),
     "mul": _binary("XNNMultiply"),
     "max_pool2d": _max_pool,
     "avg_pool2d": _avg_pool,
@@ -466,9 +476,13 @@ EMITTERS: dict[str, Callable[[Blob, Node], None]] = {
     "hard_swish": _unary("XNNHardswish"),
     "elu": _unary("XNNELU", alpha=lambda a: a.alpha),
     "leaky_relu": _unary("XNNLeakyReLU", negative_slope=lambda a: a.alpha),
-    "quantize": _unary("XNNConvert"),
-    "dequantize": _unary("XNNConvert"),
-    "requantize": _unary("XNNConvert"),
+    "gelu": _unary("XNNGelu"),
+    "softmax": _softmax,
+    "mask_fill": _mask_fill,
+    **{op: _float_form(op) for op in ("layer_norm", "channel_scale", "l2_normalize")},
+    "quantize": _quantize,
+    "dequantize": _dequantize,
+    "requantize": _by_width("requantize", _unary("XNNConvert")),
     "reshape": _reshape,
     "transpose": _transpose,
     "concat": _concat,
@@ -498,16 +512,42 @@ def _q8_window(ratio: float, slope: float = 1.0) -> bool:
     return 2.0**-8 <= ratio <= 2.0**7 and abs(negative) >= 2.0**-8 and -127.99609375 <= negative <= 2.0**7
 
 
-def refusal(graph: Graph, node: Node) -> str:
+#: ops that move 16-bit codes, or bring reals to codes and back
+WIDE_MOVES = frozenset({"reshape", "transpose", "concat", "slice", "pad", "quantize", "dequantize"})
+
+
+def _form(graph: Graph, node: Node) -> str:
+    """The key of a node in ``FLOAT_FORMS``, if it is there."""
+    return node.op if node.op in FLOAT_FORMS else rule_key(graph, node)
+
+
+def _refuses_widths(graph: Graph, node: Node, numerics: Numerics) -> str:
+    """Inside a blob 16-bit codes are float32 values: only the ops with float32 rules take them."""
+    dtypes = {graph.tensors[t].dtype for t in (*node.inputs, *node.outputs) if t not in graph.constants}
+    form = _form(graph, node)
+    if (form in FLOAT_FORMS or node.op == "softmax") and numerics.rule(form) != "F32":
+        return "this network's float_ops ask for integers"
+    if "int32" in dtypes:
+        return "XNNPACK has no integer indices"
+    if "int16" in dtypes and form not in FLOAT_FORMS and (node.op not in WIDE_MOVES or numerics.rule("layer_norm") != "F32"):
+        return "XNNPACK has no 16-bit activations"
+    return ""
+
+
+def refusal(graph: Graph, node: Node, numerics: Numerics) -> str:
     """Why XNNPACK can't run ``node``, or "" when it can."""
     if node.op not in EMITTERS:
         return "XNNPACK has no integer form of this op"
+    if widths := _refuses_widths(graph, node, numerics):
+        return widths
     types, y = graph.in_types(node), graph.out_types(node)[0]
     x, a = types[0], node.attrs
     if max(len(t.shape) for t in (*types, y)) > MAX_RANK:
         return f"rank above {MAX_RANK}"
-    if node.inputs[0] in graph.constants and node.op not in ("add", "sub", "mul"):
+    if node.inputs[0] in graph.constants and node.op not in ("add", "sub", "mul", "batch_matmul"):
         return "its input is a constant"
+    if _form(graph, node) in FLOAT_FORMS:
+        return ""
     match node.op:
         case "sub" | "mul" if origin(graph, node.inputs[0]) == origin(graph, node.inputs[1]):
             # src/subgraph.c :: optimize_common_subgraphs_mul_to_sqr, _binary_to_const: a square by look-up table, a constant
@@ -516,6 +556,11 @@ def refusal(graph: Graph, node: Node) -> str:
             return _refuses_pair(types, y)
         case "mul":
             return _refuses_product(types, y)
+        case "batch_matmul" if not float(integers.product_scale32(types[0], types[1], y)) < 2.0**8:
+            return f"product scale {float(integers.product_scale32(types[0], types[1], y))} is not below 2**8"
+        case "mask_fill" if types[1].size == 1:
+            # src/subgraph.c :: optimize_common_subgraphs_min_max_to_clamp
+            return "XNNPACK takes the minimum with one number for a clamp"
         case "avg_pool2d" if a.padding != ((0, 0), (0, 0)):
             return "averages over partly valid windows differ from its convolution form"
         case "transpose_conv2d":
