@@ -5,10 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cases import CASES, Case, feeds
+from cases.build import RANDOM, act, bias, weights, wide
 
 from qwtv2_edge.backends import emit
 from qwtv2_edge.errors import MissingToolError, UnsupportedOpError
+from qwtv2_edge.ir.graph import Graph, GraphBuilder
+from qwtv2_edge.ir.types import TensorType
 from qwtv2_edge.numerics import FLOAT_OPS, rule_key
+from qwtv2_edge.ops.elementwise import BinaryAttrs
+from qwtv2_edge.ops.linear import FullyConnectedAttrs
+from qwtv2_edge.ops.norm import LayerNormAttrs
+from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.runners.host import Session, available
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge_tflite import BACKEND
@@ -50,7 +57,7 @@ def outcome(case, table, session, rng) -> str:
         if different.any():
             at = np.unravel_index(int(np.argmax(e != a)), e.shape)
             lsb = np.abs(e.astype(np.float64) - a).max()
-            bound = table.bounds.get(rule_key(case.graph, case.graph.nodes[0]), 0)
+            bound = max(table.bounds.get(rule_key(case.graph, n), 0) for n in case.graph.nodes)
             if not lsb <= bound:
                 many = f"{(e != a).sum()} of {e.size} differ, by {lsb} at most"
                 return f"{case.name}: '{name}' at {tuple(map(int, at))}: expected {e[at]}, got {a[at]}; {many}"
@@ -91,6 +98,42 @@ def test_tflite_micro_refuses_gelu_on_the_common_target():
     assert not table.refusals(case.graph)
     ((_, reason),) = table.on("tflite").refusals(case.graph)
     assert "emit the target tflite-micro" in reason
+
+
+def post_norm_block() -> Graph:
+    """int8 -> 16-bit residual + linear layer -> layer_norm -> int8, twice."""
+    rng, b, shape = np.random.default_rng(5), GraphBuilder("block"), (1, 6, 16)
+    x = b.input("x", act(shape, 0.04, -5))
+    stream = wide(shape, 2e-4)
+    (h,) = b.add("requantize", (x,), NoAttrs(), name="widen", out_types=(stream,))
+    for i in range(2):
+        codes, w_type = weights(rng, (16, 16), 0, RANDOM)
+        w = b.constant(f"w{i}", codes, w_type)
+        offsets = b.constant(f"b{i}", bias(rng, 16, 500), TensorType((16,), "int32"))
+        (y,) = b.add("fully_connected", (x, w, offsets), FullyConnectedAttrs(), name=f"fc{i}", out_types=(act(shape, 0.2, 3),))
+        (s,) = b.add("add", (h, y), BinaryAttrs(), name=f"sum{i}", out_types=(wide(shape, 1e-3),))
+        gamma = b.constant(f"g{i}", rng.integers(15000, 25000, 16, dtype=np.int16), wide((16,), 2.0**-14))
+        beta = b.constant(f"o{i}", bias(rng, 16, 1e6), TensorType((16,), "int32"))
+        (h,) = b.add("layer_norm", (s, gamma, beta), LayerNormAttrs(), name=f"norm{i}", out_types=(stream,))
+        (x,) = b.add("requantize", (h,), NoAttrs(), name=f"narrow{i}", out_types=(act(shape, 0.04, -5),))
+    b.outputs = [x]
+    return b.freeze()
+
+
+@pytest.mark.parametrize("float_ops", ["forbid", "allow"])
+@pytest.mark.parametrize("numerics", HERE)
+def test_a_post_norm_block_is_exact(numerics, float_ops, sessions, rng, require):
+    graph = post_norm_block().with_metadata(**{FLOAT_OPS: float_ops})
+    assert outcomes([Case(f"block-{float_ops}", graph)], HERE[numerics], sessions, rng, require) == (1, [])
+
+
+def test_float_forms_stay_in_one_delegate_partition(require):
+    require("ai_edge_litert")
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_content=emit(post_norm_block().with_metadata(**{FLOAT_OPS: "allow"}), "tflite").data)
+    interpreter.allocate_tensors()
+    assert [op["op_name"] for op in interpreter._get_ops_details()].count("DELEGATE") == 1
 
 
 def outcomes(cases, table, sessions, rng, require) -> tuple[int, list[str]]:

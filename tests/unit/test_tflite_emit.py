@@ -11,15 +11,16 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 from cases import CASES
-from cases.build import RANDOM, act, weights
+from cases.build import RANDOM, act, weights, wide
 
 from qwtv2_edge.backends import EmitOptions, emit
 from qwtv2_edge.errors import UnsupportedOpError
 from qwtv2_edge.ir.graph import Graph, GraphBuilder
-from qwtv2_edge.ir.types import TensorType
+from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.ops import OPS
 from qwtv2_edge.ops.conv import Conv2DAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
+from qwtv2_edge.ops.norm import LayerNormAttrs
 from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge_tflite import BACKEND
 from qwtv2_edge_tflite.ops import merged_transpose, padding_schemes, same_padding, transpose_steps
@@ -190,6 +191,59 @@ def test_int4_codes_survive_packing():
 
 def test_every_op_has_a_rule_or_no_integer_form():
     assert set(OPS) - {key.partition(":")[0] for key in FORMS} == {"hard_sigmoid", "silu"}
+
+
+def norms(count: int, beta: int = 2**29) -> Graph:
+    """layer_norm nodes in a row, each from and to 16 bits."""
+    b = GraphBuilder("norms")
+    type = wide((1, 3, 8), 2.0**-12)
+    x = b.input("x", type)
+    for i in range(count):
+        factors = b.constant(f"gamma{i}", np.full(8, 20000 + i, np.int16), TensorType((8,), "int16", Quantization.per_tensor(2.0**-14, 0)))
+        offsets = b.constant(f"beta{i}", np.full(8, beta - i, np.int32), TensorType((8,), "int32"))
+        (x,) = b.add("layer_norm", (x, factors, offsets), LayerNormAttrs(), name=f"norm{i}", out_types=(type,))
+    b.outputs = [x]
+    return b.freeze()
+
+
+def test_layer_norms_share_their_tables():
+    tables = [{t.data.tobytes() for t in parse(emit(norms(n), "tflite").data).tensors if t.shape == (8192,)} for n in (1, 3)]
+    assert tables[0] == tables[1]
+    assert len(tables[0]) == 2
+    data = emit(norms(3), "tflite").data
+    assert data.count(next(iter(tables[0]))) == 1
+
+
+def test_layer_norm_sums_stay_within_32_bits():
+    assert not BACKEND.check(norms(1), "tflite")
+    (problem,) = BACKEND.check(norms(1, beta=2**31 - 1), "tflite")
+    assert (problem.code, problem.node) == ("range", "norm0")
+    assert str(2**15 * 20000 + 2**31 - 1) in problem.message
+
+
+def test_where_floats_are_allowed_only_the_interface_has_16_bits():
+    graph = norms(2).with_metadata(float_ops="allow")
+    artifact = emit(graph, "tflite")
+    m = parse(artifact.data)
+    assert {m.tensors[i].name for i in (*m.inputs, *m.outputs)} == {"x", graph.outputs[0]}
+    assert sum(t.dtype == "int16" for t in m.tensors) == 4  # each end with its scale, and as codes
+    assert artifact.ops.count("QUANTIZE") == artifact.ops.count("DEQUANTIZE") == 1
+
+
+def test_gelu_for_tflite_micro_is_a_table():
+    graph = case("gelu-erf-0.05-random")
+    assert emit(graph, "tflite").ops == ("GELU",)
+    artifact = emit(graph, "tflite-micro")
+    assert artifact.ops == ("CAST", "ADD", "GATHER")
+    assert (artifact.target, artifact.suffix) == ("tflite-micro", ".tflite-micro.tflite")
+
+
+def test_16_bits_where_there_is_no_form_are_refused():
+    b = GraphBuilder("pool")
+    type = wide((1, 4, 4, 2), 1e-4)
+    x = b.input("x", type)
+    b.outputs = list(b.add("relu", (x,), NoAttrs(), name="r", out_types=(type,)))
+    assert [(p.code, p.node) for p in BACKEND.check(b.freeze(), "tflite")] == [("dtype", "r")]
 
 
 def test_every_problem_is_listed_at_once():

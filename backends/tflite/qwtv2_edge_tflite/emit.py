@@ -10,7 +10,7 @@ from qwtv2_edge.backends import Artifact, EmitOptions
 from qwtv2_edge.errors import Problem, UnsupportedOpError, locate
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.serde import graph_hash
-from qwtv2_edge.numerics import FLOAT_OPS, wide_key
+from qwtv2_edge.numerics import FLOAT_OPS, packed_key, rule_key
 from qwtv2_edge_tflite.numerics import NUMERICS
 from qwtv2_edge_tflite.ops import Emission, Limit, Rule
 from qwtv2_edge_tflite.schema import FlatModel, OperatorRow, serialize
@@ -66,6 +66,7 @@ DIFFERENCES = {
     "conv2d": "one rounding or two, float32 or integer: about 0.1 % of outputs differ by 1",
     "depthwise_conv2d": "one rounding or two, float32 or integer: about 0.1 % of outputs differ by 1",
     "transpose_conv2d": "one rounding or two, float32 or integer: about 0.1 % of outputs differ by 1",
+    "batch_matmul": "one rounding or two, float32 or integer: about 0.1 % of outputs differ by 1",
     "fully_connected": "one rounding or two, float32, float64 or integer: about 0.1 % of outputs differ by 1",
     "add": "negative ties round apart: next to none at ordinary scales, up to 11 % at power-of-two scales",
     "sub": "negative ties round apart: next to none at ordinary scales, up to 11 % at power-of-two scales",
@@ -98,8 +99,9 @@ def check(graph: Graph, target: str = "tflite") -> tuple[Problem, ...]:
 
 def _form(graph: Graph, node: Node, target: str) -> tuple[Rule | None, bool]:
     """How ``node`` is emitted, and whether that is on float32 tensors of 16-bit codes; None where there is no form."""
-    activations = [t for t in (*node.inputs, *node.outputs) if t not in graph.constants]
-    key = wide_key(node.op) if any(graph.tensors[t].dtype == "int16" for t in activations) else node.op
+    key = rule_key(graph, node)
+    if key == packed_key(node.op):
+        key = node.op
     if graph.metadata.get(FLOAT_OPS) == "allow" and key in FLOAT_FORMS:
         return FLOAT_FORMS[key], True
     return (MICRO_FORMS if target == "tflite-micro" and key in MICRO_FORMS else FORMS).get(key), False
@@ -164,12 +166,13 @@ def runtime_version(operators: list[OperatorRow]) -> str:
 def notes(graph: Graph) -> tuple[str, ...]:
     """Where this graph's outputs differ between runtimes, computed from their rules."""
     out = []
-    for op, count in sorted(Counter(n.op for n in graph.nodes).items()):
+    tables = [n.for_graph(graph) for n in NUMERICS.values() if "@" not in n.name]
+    for key, count in sorted(Counter(rule_key(graph, n) for n in graph.nodes).items()):
+        op = key.partition(":")[0]
         by_rule: dict[str, list[str]] = {}
-        for numerics in NUMERICS.values():
-            if "@" not in numerics.name:
-                by_rule.setdefault(numerics.rule(op), []).append(numerics.name)
+        for numerics in tables:
+            by_rule.setdefault(numerics.rule(key) or numerics.rule(op), []).append(numerics.name)
         if len(by_rule) > 1 and op in DIFFERENCES:
             parts = "; ".join(f"{rule}: {', '.join(names)}" for rule, names in by_rule.items())
-            out.append(f"{op} ({count}): {DIFFERENCES[op]} ({parts})")
+            out.append(f"{key} ({count}): {DIFFERENCES[op]} ({parts})")
     return tuple(out)

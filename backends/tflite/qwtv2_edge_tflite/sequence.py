@@ -176,6 +176,13 @@ def _layer_norm_float(e: Emission, node: Node) -> None:
         c.to_int8(y, out, target)
 
 
+def _layer_norm_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    yield from max_rank(4)(graph, node)
+    gamma, beta = (np.abs(graph.constants[t].astype(np.int64)).max() for t in node.inputs[1:])
+    if gamma * 2**15 + beta >= 2**31:
+        yield "range", f"sums of normal * gamma + beta reach {gamma * 2**15 + beta}, beyond 32 bits", "give gamma a larger scale"
+
+
 # ---------------------------------------------------------------- channel_scale
 
 
@@ -192,13 +199,6 @@ def _channel_scale_float(e: Emission, node: Node) -> None:
     c, (x, gain) = Chain(e, node), e.graph.in_types(node)
     gains = c.constant(channel_gains32(e.graph.constants[node.inputs[1]], x, gain), "float32")
     c.to_int8(c.step("MUL", e.use(node.inputs[0]), gains), e.graph.out_types(node)[0], e.use(node.outputs[0]))
-
-
-def _layer_norm_limits(graph: Graph, node: Node) -> Iterator[Limit]:
-    yield from max_rank(4)(graph, node)
-    gamma, beta = (np.abs(graph.constants[t].astype(np.int64)).max() for t in node.inputs[1:])
-    if gamma * 2**15 + beta >= 2**31:
-        yield "range", f"sums of normal * gamma + beta reach {gamma * 2**15 + beta}, beyond 32 bits", "give gamma a larger scale"
 
 
 # ---------------------------------------------------------------- sums and requantizations of 16 bits
