@@ -603,8 +603,9 @@ def reduce_max_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: T
 
 
 def pad_code(value: float, type: TensorType) -> int:
-    """The int8 code that stands for the real constant ``value``."""
-    return max(-128, min(127, fp.activation_code(value, type.scale, type.zero_point, "TFLITE")))
+    """The code that stands for the real constant ``value``."""
+    low, high = type.code_bounds
+    return max(low, min(high, fp.activation_code(value, type.scale, type.zero_point, "TFLITE")))
 
 
 def pad_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:

@@ -46,7 +46,7 @@ class Runtimes:
 
     def __init__(self) -> None:
         self.sessions: dict[str, Session] = {}
-        self.compared: Counter[str] = Counter()
+        self.compared: Counter[tuple[str, str]] = Counter()
         self.graphs = 0
 
     def run(self, runner: str, data: bytes, inputs: list[np.ndarray]) -> list[np.ndarray]:
@@ -84,14 +84,14 @@ class Runtimes:
                             f"{numerics.name}: {int((a != b).sum())} of {a.size} values of '{name}' differ, "
                             f"first at {at}: simulator {a[at]}, runtime {b[at]}\n{to_text(graph)}"
                         )
-                self.compared[numerics.name] += 1
+                self.compared[target, numerics.name] += 1
 
     def require_share(self, share: float) -> None:
         """Each numerics must really have run on that share of the graphs."""
         for target in TARGETS:
             for numerics in exact_numerics(target):
-                count = self.compared[numerics.name]
-                assert count >= share * self.graphs, f"{numerics.name} ran {count} of {self.graphs} graphs only"
+                count = self.compared[target, numerics.name]
+                assert count >= share * self.graphs, f"{numerics.name} ran {count} of {self.graphs} {target} graphs only"
 
 
 @pytest.fixture(scope="module")
