@@ -22,7 +22,7 @@ FLOAT_OPS = "float_ops"
 #: the float32 arithmetic of ``ops.sequence``, for the ops that have it
 FLOAT_RULES: Mapping[str, str] = {
     **dict.fromkeys(("layer_norm", "channel_scale", "softmax", "l2_normalize"), "F32"),
-    **dict.fromkeys(("add:int16", "sub:int16", "requantize:int16"), "F32"),
+    **dict.fromkeys(("add:int16", "sub:int16", "channel_add", "requantize:int16"), "F32"),
 }
 
 

@@ -59,7 +59,7 @@ FIT_NUMERICS = Numerics(
         "batch_matmul": "F32E",
         "l2_normalize": "TFLITE",
         **dict.fromkeys(("layer_norm", "channel_scale"), "INT_ONE"),
-        **dict.fromkeys(("add:int16", "sub:int16"), "SUM_ONE"),
+        **dict.fromkeys(("add:int16", "sub:int16", "channel_add"), "SUM_ONE"),
         **dict.fromkeys(("conv2d:int16", "depthwise_conv2d:int16", "fully_connected:int16", "mean:int16", "requantize:int16"), "ONE"),
         **dict.fromkeys(("mul:int16", "batch_matmul:int16"), "ONE_F32"),
         "quantize:int16": "RNE",
@@ -156,10 +156,12 @@ class _Projection:
 
 @dataclass(frozen=True)
 class _Residual:
-    """The add that a branch ends in: the skip operand's tensor names in the float and the integer graph."""
+    """The add that a branch ends in: the skip operand's tensor names in the float and the integer graph, and the gains that
+    the branch's channels have there."""
 
     float_skip: str
     integer_skip: str
+    gain: np.ndarray | float = 1.0
 
 
 class _Variant:
@@ -334,7 +336,7 @@ class _Lockstep:
                 tally.add("activation", z, target, mask, self.padding[i])
                 if residual:
                     skip = _real(self.value(v, residual.integer_skip, i), self.graph.tensors[residual.integer_skip])
-                    tally.add("residual", z, y + self.float_value(residual.float_skip, i) - skip, mask, self.padding[i])
+                    tally.add("residual", z, y + (self.float_value(residual.float_skip, i) - skip) / residual.gain, mask, self.padding[i])
             self.put_float(float_node, i, (activate(y, float_node.attrs.activation),))
         assert self.float_done == self.float_index[node.name]
         self.release_float()
@@ -663,20 +665,21 @@ def _residual_branches(float_graph: Graph, graph: Graph) -> dict[str, _Residual]
             continue
         t = node.outputs[0]
         readers = consumers.get(t, [])
-        if len(readers) != 1 or readers[0].op != "add" or t in graph.outputs:
+        if len(readers) != 1 or readers[0].op not in ("add", "channel_add") or t in graph.outputs:
             continue
         add = readers[0]
-        others = [s for s in add.inputs if s != t]
+        others = [s for s in add.inputs[:2] if s != t]
         if len(others) != 1 or others[0] in graph.constants or order.get(others[0], i) >= i:
             continue
         float_add = float_producers.get(add.name)
         float_node = float_producers[node.name]
         if float_add is None or float_node.outputs[0] not in float_add.inputs:
             continue
-        float_others = [s for s in float_add.inputs if s != float_node.outputs[0]]
+        float_others = [s for s in float_add.inputs[:2] if s != float_node.outputs[0]]
         if len(float_others) != 1 or graph.tensors[others[0]].shape != graph.tensors[t].shape:
             continue
-        out[node.name] = _Residual(float_others[0], others[0])
+        gain = float_graph.constants[float_add.inputs[2]] if add.op == "channel_add" else 1.0
+        out[node.name] = _Residual(float_others[0], others[0], gain)
     return out
 
 

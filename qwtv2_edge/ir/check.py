@@ -270,10 +270,10 @@ def _check_integer_node(graph: Graph, node: Node) -> None:
             (gamma.dtype, beta.dtype) == ("int16", "int32"), f"gamma and beta are {gamma.dtype} and {beta.dtype}, expected int16 and int32"
         )
         _activation(graph, node.inputs[1])
-    elif node.op == "channel_scale":
-        gains = graph.tensors[node.inputs[1]].dtype
+    elif node.op in ("channel_scale", "channel_add"):
+        gains = graph.tensors[node.inputs[-1]].dtype
         _need(gains == "int16", f"gains are {gains}, expected int16")
-        _activation(graph, node.inputs[1])
+        _activation(graph, node.inputs[-1])
     elif node.op == "batch_matmul":
         second = graph.tensors[node.inputs[1]]
         _need(second.zero_point == 0, f"'{node.inputs[1]}' has zero point {second.zero_point}; the second operand of a product needs 0")
@@ -302,6 +302,9 @@ def _check_widths(graph: Graph, node: Node, dtypes: set[str]) -> None:
     if node.op in ("layer_norm", "channel_scale"):
         x = graph.tensors[node.inputs[0]].dtype
         _need(x == "int16", f"{node.op} on {x} activations", "put a requantize to int16 before it")
+    elif node.op == "channel_add":
+        y = graph.tensors[node.inputs[1]]
+        _need((y.dtype, y.zero_point, out) == ("int8", 0, "int16"), "channel_add takes an int8 branch with zero point 0 and gives int16")
     elif node.op != "requantize" and not (node.op in ("add", "sub") and out == "int16"):
         _need(len(dtypes) == 1, f"activations of dtypes {', '.join(sorted(dtypes))} in one op", "put a requantize node between")
 

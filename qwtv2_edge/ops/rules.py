@@ -24,6 +24,7 @@ KNOWN_RULES: dict[str, frozenset[str]] = {
     "batch_matmul": frozenset(sequence.MATMUL_RULES),
     wide_key("batch_matmul"): frozenset(sequence.MATMUL_RULES),
     "layer_norm": frozenset(sequence.LAYER_NORM_RULES),
+    "channel_add": frozenset(sequence.CHANNEL_ADD_RULES),
     "channel_scale": frozenset(sequence.CHANNEL_SCALE_RULES),
     "softmax": frozenset(sequence.SOFTMAX_RULES),
     "l2_normalize": frozenset(sequence.L2_RULES),

@@ -20,7 +20,7 @@ from qwtv2_edge import fixedpoint as fp
 from qwtv2_edge.errors import GraphError
 from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.numerics import Numerics
-from qwtv2_edge.ops.integers import Result, look_up, lut_xnn, product_scale32, product_scale64, real_codes, rule_of, typed_key
+from qwtv2_edge.ops.integers import Result, look_up, lut_xnn, product_scale32, product_scale64, real32, real_codes, rule_of, typed_key
 from qwtv2_edge.ops.spec import Arrays, Types
 
 F = np.float32
@@ -316,6 +316,55 @@ def channel_scale_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types
     """x int16, gain int16 per channel; int8 out."""
     rule = rule_of("channel_scale", CHANNEL_SCALE_RULES, numerics)
     return (rule(*arrays, *in_types, out_types[0]),)
+
+
+# ---------------------------------------------------------------- channel_add
+
+
+@dataclass(frozen=True)
+class ChannelAdd:
+    """first * x + second * y, in steps of ``unit``: integer factors, of y per channel (int32); ``unit`` is float32-exact."""
+
+    first: int
+    second: np.ndarray
+    unit: float
+
+    @staticmethod
+    def of(x: TensorType, y: TensorType, gain_type: TensorType, gain: np.ndarray) -> ChannelAdd:
+        reach = max(x.code_bounds[1] - x.zero_point, x.zero_point - x.code_bounds[0])
+        steps = np.float64(F(y.scale)) * np.float64(F(gain_type.scale)) * gain.astype(np.float64)
+        unit = F(max(x.scale * reach, 128 * float(np.abs(steps).max()))) / F(fp.WIDE_REACH)
+        first = int(fp.round_half_even(np.float64(F(x.scale)) / np.float64(unit)))
+        return ChannelAdd(first, fp.round_half_even(steps / np.float64(unit)).astype(np.int32), float(unit))
+
+
+def _channel_add_int(scheme: str) -> Callable[..., np.ndarray]:
+    def run(arrays: Arrays, types: Types, out: TensorType) -> np.ndarray:
+        x, y, gain = arrays
+        k = ChannelAdd.of(types[0], types[1], types[2], gain)
+        total = k.first * (x.astype(I) - types[0].zero_point) + k.second.astype(I) * y
+        return fp.to_codes(fp.requantize(total, np.float64(F(k.unit)) / np.float64(F(out.scale)), scheme), 0, *out.code_bounds)
+
+    return run
+
+
+def channel_add_gains32(gain: np.ndarray, gain_type: TensorType, out: TensorType) -> np.ndarray:
+    """float32 factors from reals of y to units of the output's codes."""
+    return (gain.astype(np.float64) * (np.float64(F(gain_type.scale)) / np.float64(F(out.scale)))).astype(F)
+
+
+def _channel_add_f32(arrays: Arrays, types: Types, out: TensorType) -> np.ndarray:
+    x, y, gain = arrays
+    scaled = y.astype(F) * F(types[1].scale) * channel_add_gains32(gain, types[2], out)
+    return fp.to_codes(clamp_round32(real32(x, types[0], out) + scaled), 0, *out.code_bounds)
+
+
+CHANNEL_ADD_RULES = {"SUM_REF": _channel_add_int("REF"), "SUM_ONE": _channel_add_int("ONE"), "F32": _channel_add_f32}
+
+
+def channel_add_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
+    """x int8 or int16, y int8 with zero point 0, gain int16 per channel; int16 out."""
+    return (rule_of("channel_add", CHANNEL_ADD_RULES, numerics)(arrays, in_types, out_types[0]),)
 
 
 # ---------------------------------------------------------------- softmax

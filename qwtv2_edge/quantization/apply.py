@@ -121,6 +121,8 @@ class Plan:
         return self.requantize.get((node.name, index)) or self.params[node.inputs[index]]
 
 
+#: ops whose second operand has zero point 0
+BALANCED = frozenset({"batch_matmul", "channel_add"})
 #: a mask as codes -128 and 127
 MASK_PARAMS = Params(MASK.scale[0], MASK.zero_point[0])
 #: how far below the smallest score masked ones are put, so that a softmax gives them next to nothing: in units of
@@ -142,7 +144,7 @@ def solve(graph: Graph, stats: Stats, pins: Mapping[str, tuple[float, float]], r
             prescribed.update({t: Params(float(np.float32(rule.scale)), rule.zero_point) for t in node.outputs})
         elif rule.kind == "mask" and node.inputs[1] not in graph.constants:
             prescribed[node.inputs[1]] = MASK_PARAMS
-        elif node.op == "batch_matmul" and node.inputs[1] in ranges:
+        elif node.op in BALANCED and node.inputs[1] in ranges:
             symmetric.add(node.inputs[1])
     for t, (low, high) in pins.items():
         own = ranges[t]
@@ -214,7 +216,7 @@ def _wanted(
         return params[out]
     have = params[t]
     bits = chosen.wanted(node, t, params[out].bits if out in params else 8)
-    balanced = bits == 16 or (node.op == "batch_matmul" and index == 1)
+    balanced = bits == 16 or (node.op in BALANCED and index == 1)
     if have.bits == bits and not (balanced and have.zero_point):
         return None
     if have.bits == 8 and bits == 16:  # every 8-bit code has a 16-bit one
@@ -425,7 +427,7 @@ def _operand(b: GraphBuilder, index: int, graph: Graph, node: Node, plan: Plan, 
     elif kind in ("same", "lookup", "mask"):
         p = out
     else:
-        p = constant_params(value, 16 if node.op in ALWAYS_WIDE else out.bits)
+        p = constant_params(value, 16 if node.op in ALWAYS_WIDE else out.bits)  # gains and wide operands
     key = (t, p)
     if key not in codes_of:
         codes = p.codes(value)

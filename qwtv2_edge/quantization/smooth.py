@@ -1,4 +1,6 @@
-"""Channels of a LayerNorm's output that are much larger than the rest, scaled down before they share one 8-bit scale.
+"""Channels that are much larger than the rest, scaled down before they share one 8-bit scale.
+
+Inputs of linear layers, after a LayerNorm:
 
 (1) X W^T = (X / s) (W s)^T                                 s > 0 per channel, exact
 (2) s_j = max|X_j|^a / max|W_j|^(1 - a), over its geometric mean
@@ -6,6 +8,13 @@
 
 Where linear layers alone read X, gamma and beta take 1 / s in. Where a residual stream does too (post-norm), a
 channel_scale goes between, if it lowers the error by LEAST_GAIN.
+
+Outputs of linear layers that end a residual branch:
+
+(4) x + X W^T + b = x + k * (X (W / k)^T + b / k)          k_c = max|y_c| over the largest of them, in 16 bits
+
+The sum takes k as factors of its second operand (channel_add), at no cost; every channel of the branch then uses all
+codes. Trained text encoders have a few channels a hundred times larger than the rest there.
 
 Source: Xiao et al., "SmoothQuant", arXiv 2211.10438, for (1) and (2); the search for (3) is ours.
 """
@@ -17,15 +26,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from qwtv2_edge.fixedpoint import round_half_even
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Node
 from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.quantization.apply import Params, params_for, quantize_weights
 from qwtv2_edge.quantization.observers import Observer, activation_range
 from qwtv2_edge.quantization.recipe import Recipe
+from qwtv2_edge.quantization.widths import residual_sums
 from qwtv2_edge.simulator.run import run
 
 #: exponents tried beside leaving everything as it is
-ALPHAS = (0.25, 0.4, 0.5, 0.6, 0.75)
+ALPHAS = (0.25, 0.5, 0.65, 0.8, 0.9, 1.0)
 #: rows of each LayerNorm's output that are looked at
 ROWS = 4096
 #: share of the error that has to go before another op is put in
@@ -41,10 +52,17 @@ def smooth(graph: Graph, batches: Iterable[Sequence[np.ndarray]], recipe: Recipe
         graph: legalized.
         batches: calibration data; as many are read as ROWS need.
     """
-    readers = _linears(graph)
+    readers, ends = _linears(graph), _branch_ends(graph, recipe)
     if recipe.smoothing == "none" or not readers:
         return graph
-    samples = _rows(graph, batches, frozenset(n.outputs[0] for n in readers), recipe.seed)
+    wanted = frozenset((*(n.outputs[0] for n in readers), *(n.outputs[0] for n in ends)))
+    samples = _rows(graph, batches, wanted, recipe.seed)
+    graph = _inputs(graph, readers, samples, recipe)
+    return _outputs(graph, {n.name: add for n, add in ends.items()}, samples)
+
+
+def _inputs(graph: Graph, readers: dict[Node, list[Node]], samples: dict[str, np.ndarray], recipe: Recipe) -> Graph:
+    """Equations (1) to (3)."""
     b = GraphBuilder.copy_of(graph, nodes=False)
     renamed: dict[tuple[str, str], str] = {}
     weights: dict[str, np.ndarray] = {}
@@ -75,6 +93,50 @@ def smooth(graph: Graph, batches: Iterable[Sequence[np.ndarray]], recipe: Recipe
             g = b.constant(f"{node.name}.smooth", gain)
             b.add("channel_scale", (t, g), NoAttrs(), name=f"{node.name}.smooth", location=node.location, outputs=(f"{t}:smooth",),
                   out_types=(graph.tensors[t],))  # fmt: skip
+    return b.freeze()
+
+
+def _branch_ends(graph: Graph, recipe: Recipe) -> dict[Node, Node]:
+    """Linear layer -> the 16-bit residual sum that alone reads it."""
+    consumers, sums = graph.consumers(), residual_sums(graph)
+    found = {}
+    for node in graph.nodes:
+        t = node.outputs[0]
+        readers = consumers.get(t, [])
+        if node.op != "fully_connected" or node.attrs.activation != "none" or len(readers) != 1 or t in graph.outputs:
+            continue
+        add = readers[0]
+        others = [s for s in add.inputs if s != t]
+        if add.op != "add" or add.name not in sums or len(others) != 1 or others[0] in graph.constants:
+            continue
+        if add.attrs.activation != "none" or graph.tensors[others[0]].shape != graph.tensors[t].shape:
+            continue
+        own, ends = (recipe.for_node(n.location.module_path, n.name) for n in (node, add))
+        if own.weight_granularity == "per_channel" and own.activation_bits == 8 and ends.residual_bits == 16:
+            found[node] = add
+    return found
+
+
+def _outputs(graph: Graph, ends: dict[str, Node], samples: dict[str, np.ndarray]) -> Graph:
+    """Equation (4) at every linear layer named in ``ends``."""
+    b = GraphBuilder.copy_of(graph, nodes=False)
+    gains: dict[str, tuple[str, str]] = {}  # sum -> (branch, gains)
+    for node in graph.nodes:
+        if node.name in ends:
+            t = node.outputs[0]
+            top = np.abs(samples[t]).max(0).astype(np.float64)
+            largest = float(top.max())
+            if largest > 0:
+                # multiples of 2**-15, which their 16-bit codes hold
+                k = np.maximum(round_half_even(32767 * top / largest), 128) / 32767
+                w, bias = (b.constant(f"{s}:even", (graph.constants[s].T / k).T.astype(np.float32)) for s in node.inputs[1:])
+                node = replace(node, inputs=(node.inputs[0], w, bias))
+                gains[ends[node.name].name] = (t, b.constant(f"{node.name}.gains", k.astype(np.float32)))
+        elif node.name in gains:
+            branch, gain = gains[node.name]
+            skip = next(s for s in node.inputs if s != branch)
+            node = replace(node, op="channel_add", inputs=(skip, branch, gain), attrs=NoAttrs())
+        b.append(node)
     return b.freeze()
 
 

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from qwtv2_edge.ir.graph import Graph, Node
@@ -21,6 +21,8 @@ WIDE = frozenset({"conv2d", "depthwise_conv2d", "fully_connected", "add", "sub",
 MIXED = frozenset({"add", "sub"})
 #: ops that read 16 bits whatever the recipe says
 ALWAYS_WIDE = frozenset({"layer_norm", "channel_scale"})
+#: ops that give 16 bits whatever the recipe says
+GIVES_WIDE = frozenset({"channel_add"})
 MOVEMENT = frozenset({"reshape", "transpose", "concat", "slice", "pad"})
 
 
@@ -35,36 +37,47 @@ class Widths:
         """The width in which ``node``, whose output has width ``output``, reads ``tensor``."""
         if node.op in ALWAYS_WIDE:
             return 16
-        if node.op in MIXED and output == 16:
-            return self.tensors[tensor]
-        if node.op == "argmax":
+        if node.op in (*GIVES_WIDE, "argmax") or (node.op in MIXED and output == 16):
             return self.tensors[tensor]
         return output
 
 
-def widths(graph: Graph, recipe: Recipe) -> Widths:
-    """Assign a width to every real activation tensor of the legalized float ``graph``."""
+def reader_of(graph: Graph) -> Callable[[str], list[Node]]:
+    """tensor -> the nodes that read it, looking through movements."""
     consumers = graph.consumers()
-    recipes = {n.name: recipe.for_node(n.location.module_path, n.name) for n in graph.nodes}
 
     def readers(tensor: str) -> list[Node]:
-        """The nodes that read ``tensor``, looking through movements."""
         found = []
         for node in consumers.get(tensor, ()):
             found.extend(readers(node.outputs[0]) if node.op in MOVEMENT else [node])
         return found
 
-    streams: set[str] = set()
+    return readers
+
+
+def residual_sums(graph: Graph) -> set[str]:
+    """Names of the sums of residual streams: those that a layer_norm reads, or another of them."""
+    readers = reader_of(graph)
+    found: set[str] = set()
     for node in reversed(graph.nodes):
-        if node.op in MIXED and any(n.op == "layer_norm" or n.name in streams for n in readers(node.outputs[0])):
-            streams.add(node.name)
-    wide: set[str] = set()
+        if node.op in MIXED and any(n.op == "layer_norm" or n.name in found for n in readers(node.outputs[0])):
+            found.add(node.name)
+    return found
+
+
+def widths(graph: Graph, recipe: Recipe) -> Widths:
+    """Assign a width to every real activation tensor of the legalized float ``graph``."""
+    readers = reader_of(graph)
+    recipes = {n.name: recipe.for_node(n.location.module_path, n.name) for n in graph.nodes}
+
+    streams = residual_sums(graph)
+    wide = {n.name for n in graph.nodes if n.op in GIVES_WIDE}
     narrow = []
     for node in graph.nodes:
         r = recipes[node.name]
         if (node.op in WIDE and r.activation_bits == 16) or (node.name in streams and r.residual_bits == 16):
             wide.add(node.name)
-        elif r.activation_bits == 16 and node.op not in (*MOVEMENT, *ALWAYS_WIDE):
+        elif r.activation_bits == 16 and node.op not in (*MOVEMENT, *ALWAYS_WIDE, *GIVES_WIDE):
             narrow.append(node)
 
     tensors: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""layer_norm with its tables and shifts, l2_normalize."""
+"""layer_norm with its tables and shifts, l2_normalize, and the gains per channel that smoothing leaves."""
 
 from __future__ import annotations
 
@@ -42,6 +42,16 @@ def _channel_scale(name: str, rng: np.random.Generator, grid: Grid, shape) -> Ca
     return op_case(name, "channel_scale", NoAttrs(), [x, gain], out, constants={1: codes})
 
 
+def _channel_add(name: str, rng: np.random.Generator, grid: Grid, shape, dtype: str) -> Case:
+    """A wide skip (or a narrow one with a zero point) and a branch whose gains span three decades."""
+    x = draw_wide(rng, shape, grid) if dtype == "int16" else act(shape, grid.scale(0.05), int(rng.integers(-60, 60)))
+    y = act(shape, grid.scale(0.02), 0)
+    gain = TensorType(shape[-1:], "int16", Quantization.per_tensor(grid.scale(1 / 32767), 0))
+    codes = (32767 * 10 ** rng.uniform(-2.3, 0, gain.shape)).astype(np.int16)
+    out = Quantization.per_tensor(grid.scale((x.scale * x.code_bounds[1] + 128 * y.scale) / 30000), 0)
+    return op_case(name, "channel_add", NoAttrs(), [x, y, gain], out, constants={2: codes}, dtype="int16")
+
+
 def cases() -> list[Case]:
     out = []
     for grid_name, grid in GRIDS.items():
@@ -57,6 +67,8 @@ def cases() -> list[Case]:
                 out.append(_layer_norm(f"layer-norm-eps-{eps:g}-{dtype}-{grid_name}", rng, grid, (1, 3, 32), dtype, eps=eps))
         for shape in ((1, 9), (1, 5, 64), (1, 2, 3, 33)):
             out.append(_channel_scale(f"channel-scale-{'x'.join(map(str, shape))}-{grid_name}", rng, grid, shape))
+            for dtype in ("int8", "int16"):
+                out.append(_channel_add(f"channel-add-{'x'.join(map(str, shape))}-{dtype}-{grid_name}", rng, grid, shape, dtype))
         for shape in ((1, 3), (1, 4, 64), (1, 384), (1, 2, 3, 16)):
             for zero_point in (0, -128, int(rng.integers(-100, 100))):
                 x = act(shape, RANDOM.scale(0.02), zero_point)  # its scale takes no part

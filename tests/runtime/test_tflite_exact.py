@@ -24,7 +24,7 @@ pytestmark = pytest.mark.runtime
 
 HERE = {n.name: n.on("tflite") for n in BACKEND.numerics.values() if n.runner and "@" not in n.name}
 #: ops with another form where float operators are allowed
-FLOATS = {"layer_norm", "channel_scale", "add", "sub", "requantize", "embedding"}
+FLOATS = {"layer_norm", "channel_add", "channel_scale", "add", "sub", "requantize", "embedding"}
 #: cases TFLite has no form for, with the code of the reason
 REFUSED = {"add-ratio-100": "scale", "add-ratio-255": "scale", "sub-ratio-100": "scale", "sub-ratio-255": "scale"}
 

@@ -22,7 +22,7 @@ from qwtv2_edge.ops.spec import NoAttrs
 
 WEIGHTED = ("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected")
 #: with other types, or other bounds
-IN_TEST_SEQUENCE = ("layer_norm", "channel_scale", "batch_matmul", "l2_normalize", "gelu")
+IN_TEST_SEQUENCE = ("layer_norm", "channel_add", "channel_scale", "batch_matmul", "l2_normalize", "gelu")
 
 
 def numerics(**rules: str) -> Numerics:

@@ -400,6 +400,20 @@ def test_channel_scale(rule):
     assert off(run("channel_scale", rule, (x, gain), types, out), wanted, out).max() <= 0.51
 
 
+@pytest.mark.parametrize("rule", sorted(sequence.CHANNEL_ADD_RULES))
+@pytest.mark.parametrize("dtype", ["int8", "int16"])
+def test_channel_add(rule, dtype):
+    rng = np.random.default_rng(8)
+    x, y = codes(rng, dtype, ROWS, 24), codes(rng, "int8", ROWS, 24)
+    gain = np.geomspace(100, 32767, 24).astype(np.int16)
+    x_type = type_of(x.shape, dtype, 1e-3 if dtype == "int16" else 0.1, 0 if dtype == "int16" else 9)
+    types = x_type, type_of(y.shape, "int8", 0.3), type_of(gain.shape, "int16", 1 / 32767)
+    wanted = real(x, types[0]) + real(y, types[1]) * real(gain, types[2])
+    out = type_of(x.shape, "int16", 3e-3)
+    # factors of 13 bits leave a 16-bit operand a fraction of a step
+    assert off(run("channel_add", rule, (x, y, gain), types, out), wanted, out).max() <= 1.5
+
+
 # ---------------------------------------------------------------- gelu, masks, positions
 
 

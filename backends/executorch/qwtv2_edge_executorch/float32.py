@@ -80,6 +80,14 @@ def _sum(kind: str) -> Callable[[Steps, Node], int]:
     return write
 
 
+def _channel_add(e: Steps, node: Node) -> int:
+    out = e.graph.out_types(node)[0]
+    x, y, gain = node.inputs
+    gains = sequence.channel_add_gains32(e.graph.constants[gain], e.graph.tensors[gain], out)
+    total = e.pair("add", _units(e, x, out), e.pair("mul", e.reals(y), e.array(gains)))
+    return e.store_codes(node.outputs[0], total, out.code_bounds)
+
+
 def _requantize(e: Steps, node: Node) -> int:
     x, out = e.graph.in_types(node)[0], e.graph.out_types(node)[0]
     if out.dtype == "int16":
@@ -134,6 +142,7 @@ FLOAT_FORMS: dict[str, Callable[[Steps, Node], int]] = {
     "sub:int16": _sum("sub"),
     "requantize:int16": _requantize,
     "layer_norm": _layer_norm,
+    "channel_add": _channel_add,
     "channel_scale": _channel_scale,
     "l2_normalize": _l2_normalize,
 }

@@ -48,7 +48,7 @@ INTEGER_RULES: Mapping[str, str] = {
     "softmax": "TABLE",
     **dict.fromkeys(("layer_norm", "channel_scale"), "INT_ONE"),
     "l2_normalize": "INT_ONE",
-    **dict.fromkeys(("add:int16", "sub:int16"), "SUM_ONE"),
+    **dict.fromkeys(("add:int16", "sub:int16", "channel_add"), "SUM_ONE"),
     "requantize:int16": "ONE",
 }
 

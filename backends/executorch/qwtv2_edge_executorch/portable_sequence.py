@@ -110,6 +110,16 @@ def _channel_scale(p: Portable, node: Node) -> int:
     return p.requantize(p.mul(_centred(p, node.inputs[0]), gains), scale, np.zeros(1, np.int64), 2**30, out, out.code_bounds)
 
 
+def _channel_add(p: Portable, node: Node) -> int:
+    x, y, gain = p.graph.in_types(node)
+    out = p.type(node.outputs[0])
+    k = sequence.ChannelAdd.of(x, y, gain, p.graph.constants[node.inputs[2]])
+    first, second = (p.cast(p.value(t), np.int32) for t in node.inputs[:2])
+    total = p.add(p.mul_scalar(first, k.first), p.mul(second, p.program.constant(k.second)))
+    scale = np.float64(np.float32(k.unit)) / np.float64(np.float32(out.scale))
+    return p.requantize(total, scale, np.asarray([-k.first * x.zero_point]), 2**30, out, out.code_bounds)
+
+
 _WIDE: dict[str, Form] = {
     op: _by_rule(wide_key(op), form) for op, form in (("add", _wide_sum(1)), ("sub", _wide_sum(-1)), ("requantize", _requantize))
 }
@@ -232,6 +242,7 @@ def _mask_fill(p: Portable, node: Node) -> int:
 FORMS: dict[str, Form] = {
     "batch_matmul": _batch_matmul,
     "layer_norm": _by_rule("layer_norm", _layer_norm),
+    "channel_add": _by_rule("channel_add", _channel_add),
     "channel_scale": _by_rule("channel_scale", _channel_scale),
     "l2_normalize": _by_rule("l2_normalize", _l2_normalize),
     "softmax": _softmax,

@@ -479,7 +479,7 @@ EMITTERS: dict[str, Callable[[Blob, Node], None]] = {
     "gelu": _unary("XNNGelu"),
     "softmax": _softmax,
     "mask_fill": _mask_fill,
-    **{op: _float_form(op) for op in ("layer_norm", "channel_scale", "l2_normalize")},
+    **{op: _float_form(op) for op in ("layer_norm", "channel_add", "channel_scale", "l2_normalize")},
     "quantize": _quantize,
     "dequantize": _dequantize,
     "requantize": _by_width("requantize", _unary("XNNConvert")),
@@ -544,7 +544,7 @@ def refusal(graph: Graph, node: Node, numerics: Numerics) -> str:
     x, a = types[0], node.attrs
     if max(len(t.shape) for t in (*types, y)) > MAX_RANK:
         return f"rank above {MAX_RANK}"
-    if node.inputs[0] in graph.constants and node.op not in ("add", "sub", "mul", "batch_matmul"):
+    if node.inputs[0] in graph.constants and node.op not in ("add", "sub", "mul", "batch_matmul", "concat", "mask_fill"):
         return "its input is a constant"
     if _form(graph, node) in FLOAT_FORMS:
         return ""
@@ -558,7 +558,7 @@ def refusal(graph: Graph, node: Node, numerics: Numerics) -> str:
             return _refuses_product(types, y)
         case "batch_matmul" if not float(integers.product_scale32(types[0], types[1], y)) < 2.0**8:
             return f"product scale {float(integers.product_scale32(types[0], types[1], y))} is not below 2**8"
-        case "mask_fill" if types[1].size == 1:
+        case "mask_fill" if 1 in (x.size, types[1].size):
             # src/subgraph.c :: optimize_common_subgraphs_min_max_to_clamp
             return "XNNPACK takes the minimum with one number for a clamp"
         case "avg_pool2d" if a.padding != ((0, 0), (0, 0)):

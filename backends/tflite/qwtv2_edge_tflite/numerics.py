@@ -45,7 +45,7 @@ REFERENCE = {
     "l2_normalize": "TFLITE",  # K/internal/reference/integer_ops/l2normalization.h
     "channel_scale": "INT_REF",  # int32 arithmetic and QUANTIZE, put together by the emitter
     "layer_norm": "INT_REF",  # int32 arithmetic, QUANTIZE and MEAN, put together by the emitter
-    **dict.fromkeys(("add:int16", "sub:int16"), "SUM_REF"),  # int32 arithmetic and QUANTIZE, put together by the emitter
+    **dict.fromkeys(("add:int16", "sub:int16", "channel_add"), "SUM_REF"),  # int32 arithmetic and QUANTIZE, put together by the emitter
     "mul:int16": "REF_F32",  # K/mul.cc
     "mean:int16": "REF",  # K/internal/reference/reduce.h :: QuantizedMeanOrSum
     "requantize:int16": "REF",  # K/internal/reference/requantize.h
@@ -78,7 +78,8 @@ BUILTIN_X86 = {
 #: measured; elements left over from groups of 16 go through other code than the rest, grouped convolutions too
 BUILTIN_BOUNDS = {
     **dict.fromkeys(("conv2d", "add", "requantize", "mean", "sum", "softmax"), 1),
-    **dict.fromkeys(("add:int16", "sub:int16", "requantize:int16"), 1),  # float operators on 8-bit data: DEQUANTIZE rounds twice
+    # float operators on 8-bit data: DEQUANTIZE rounds twice
+    **dict.fromkeys(("add:int16", "sub:int16", "channel_add:int16", "requantize:int16"), 1),
     "mul": 255,  # results beyond 16 bits wrap: only where input scales / output scale >= 1/2
 }
 

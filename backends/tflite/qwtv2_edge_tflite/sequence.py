@@ -20,7 +20,17 @@ from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.numerics import wide_key
 from qwtv2_edge.ops.integers import CODES, UNARY_RULES, real32, wide_add_params
-from qwtv2_edge.ops.sequence import INDEX_LIMIT, LayerNorm32, LayerNormTable, channel_gains32, layer_norm_sum_scale, part_ends, sum_parts
+from qwtv2_edge.ops.sequence import (
+    INDEX_LIMIT,
+    ChannelAdd,
+    LayerNorm32,
+    LayerNormTable,
+    channel_add_gains32,
+    channel_gains32,
+    layer_norm_sum_scale,
+    part_ends,
+    sum_parts,
+)
 from qwtv2_edge.ops.spec import ACTIVATIONS
 from qwtv2_edge_tflite.ops import RULES, UNIT, Emission, Limit, Rule, broadcast_limits, clamp_to, max_rank, reshape_to, slice_to, unary_form
 from qwtv2_edge_tflite.schema import enum
@@ -238,6 +248,23 @@ def _sum_float(code: str) -> Callable[[Emission, Node], None]:
     return emit
 
 
+def _channel_add(e: Emission, node: Node) -> None:
+    c, (x, y, gain) = Chain(e, node), e.graph.in_types(node)
+    k = ChannelAdd.of(x, y, gain, e.graph.constants[node.inputs[2]])
+    first = c.step("MUL", c.wide(e.use(node.inputs[0])), c.constant(k.first, "int32"))
+    second = c.step("MUL", c.wide(e.use(node.inputs[1])), c.constant(k.second, "int32"))
+    total = c.step("ADD", first, second, quantization=Quantization.per_tensor(k.unit, k.first * x.zero_point))
+    c.step("QUANTIZE", total, target=e.use(node.outputs[0]))
+
+
+def _channel_add_float(e: Emission, node: Node) -> None:
+    c, out = Chain(e, node), e.graph.out_types(node)[0]
+    x, y, gain = node.inputs
+    gains = channel_add_gains32(e.graph.constants[gain], e.graph.tensors[gain], out)
+    branch = c.step("MUL", c.step("DEQUANTIZE", e.use(y), dtype="float32"), c.constant(gains, "float32"))
+    c.clamp_round(c.step("ADD", c.units(x, out), branch), *out.code_bounds, e.use(node.outputs[0]))
+
+
 def _requantize(e: Emission, node: Node) -> None:
     """Through int32 from 8 to 16 bits, which not every QUANTIZE does."""
     c, x, source = Chain(e, node), e.graph.in_types(node)[0], e.use(node.inputs[0])
@@ -333,6 +360,7 @@ FORMS: Mapping[str, Rule] = {
     **NARROW,
     **{wide_key(op): {**RULES, **NARROW}[op] for op in SAME_FORM},
     "layer_norm:int16": Rule(_layer_norm, _layer_norm_limits),
+    "channel_add:int16": Rule(_channel_add, max_rank(4)),
     "channel_scale:int16": Rule(_channel_scale, max_rank(4)),
     "add:int16": Rule(_sum(1), broadcast_limits),
     "sub:int16": Rule(_sum(-1), broadcast_limits),
@@ -343,6 +371,7 @@ FORMS: Mapping[str, Rule] = {
 #: forms on float32 tensors of 16-bit codes
 FLOAT_FORMS: Mapping[str, Rule] = {
     "layer_norm:int16": Rule(_layer_norm_float, max_rank(4)),
+    "channel_add:int16": Rule(_channel_add_float, max_rank(4)),
     "channel_scale:int16": Rule(_channel_scale_float, max_rank(4)),
     "add:int16": Rule(_sum_float("ADD"), broadcast_limits),
     "sub:int16": Rule(_sum_float("SUB"), broadcast_limits),
