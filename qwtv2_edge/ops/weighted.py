@@ -483,9 +483,10 @@ def requantize_output(
     return out
 
 
-#: weighted ops with a form for 16-bit activations (8-bit weights, int32 bias), and its rules
+#: weighted ops with a form for 16-bit activations (8-bit weights, int32 bias), and its rules; UP2_OR_REF leaves
+#: grouped convolutions to the reference kernel
 WIDE_OPS = ("conv2d", "depthwise_conv2d", "fully_connected")
-WIDE_RULES = ("REF", "REF_F64", "UP2", "UP2_8", "F64", "ONE", "R64")
+WIDE_RULES = ("REF", "REF_F64", "UP2", "UP2_8", "F64", "ONE", "R64", "UP2_OR_REF")
 
 
 def accumulate_wide(op: str, arrays: Arrays, attrs: Any) -> np.ndarray:
@@ -509,6 +510,8 @@ def requantize_wide(op: str, acc: np.ndarray, attrs: Any, in_types: Types, out_t
     rule = numerics.rule(key)
     if rule not in WIDE_RULES:
         raise GraphError(f"numerics '{numerics.name}' has no rule for {key}" + (f" (it says {rule!r})" if rule else ""))
+    if rule == "UP2_OR_REF":
+        rule = "REF" if attrs.groups > 1 else "UP2"
     scale = np.broadcast_to(effective_scale(op, rule, in_types, out), acc.shape[-1:])
     bounds = fp.activation_bounds(*ACTIVATIONS[attrs.activation], out.scale, out.zero_point, "TFLITE", out.code_bounds)
     return fp.to_codes(fp.requantize(acc, scale, RULES[rule]), out.zero_point, *bounds)

@@ -71,7 +71,8 @@ BUILTIN_X86 = {
     "softmax": "FLOAT_LUT",  # K/internal/optimized/optimized_ops.h :: Softmax
     "quantize": "P2",  # K/internal/optimized/optimized_ops.h :: AffineQuantize
     "quantize:int16": "P2",  # K/internal/optimized/optimized_ops.h :: AffineQuantize
-    **dict.fromkeys(("conv2d:int16", "fully_connected:int16"), "UP2"),  # ruy/kernel_avx512.cc
+    "conv2d:int16": "UP2_OR_REF",  # ruy/kernel_avx512.cc; K/conv.cc :: EvalQuantizedPerChannel16x8
+    "fully_connected:int16": "UP2",  # ruy/kernel_avx512.cc
     "dequantize": "P2",  # K/internal/optimized/optimized_ops.h :: Dequantize
 }
 
@@ -116,7 +117,8 @@ XNNPACK_X86 = {
     "batch_matmul": "F32E",  # X/operators/batch-matrix-multiply-nc.c
     # left to the built-ins, as in BUILTIN_X86
     "quantize:int16": "P2",
-    **dict.fromkeys(("conv2d:int16", "fully_connected:int16"), "UP2"),
+    "conv2d:int16": "UP2_OR_REF",
+    "fully_connected:int16": "UP2",
 }
 
 XNNPACK_ARM = {

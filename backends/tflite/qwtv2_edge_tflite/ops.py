@@ -213,7 +213,8 @@ def _pad(e: Emission, name: str, source: int, x: TensorType, target: int, pads: 
     if fill == x.zero_point:
         e.op("PAD", (source, amounts), target, "PadOptions")
     else:
-        value = e.constant(f"{name}/pad_value", [fill], x.dtype, x.quantization)
+        held = e.rows[source]  # float32 where 16-bit codes are held so
+        value = e.constant(f"{name}/pad_value", [fill], held.dtype, held.quantization)
         e.op("PADV2", (source, amounts, value), target, "PadV2Options")
     return target
 
