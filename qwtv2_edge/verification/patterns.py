@@ -28,10 +28,22 @@ def edge_patterns(graph: Graph, seed: int = 0) -> tuple[tuple[str, ...], list[np
         graph: integer graph; float inputs are spanned in the code space of the quantize node that reads them.
         seed: of the random patterns.
     Returns: the patterns' names, and one array per graph input, first axis = patterns (times the graph's own batch).
-        Inputs that take codes have no values between or beyond codes, so their last two patterns are random codes.
+        Inputs that take codes have no values between or beyond codes, so their last two patterns are random codes. Inputs
+        that take indices are spanned from the first row of their table to the last.
     """
     rng = np.random.default_rng(seed)
-    return PATTERNS, [_patterns(graph.tensors[t], input_codes(graph, t), rng) for t in graph.inputs]
+    return PATTERNS, [_patterns(graph.tensors[t], input_codes(graph, t), index_bounds(graph, t), rng) for t in graph.inputs]
+
+
+def index_bounds(graph: Graph, tensor: str) -> tuple[int, int] | None:
+    """The least and the largest index that every table takes which graph input ``tensor`` looks up; None where it looks none up."""
+    reached, entries = {tensor}, []
+    for node in graph.nodes:
+        if node.op == "embedding" and node.inputs[0] in reached:
+            entries.append(graph.tensors[node.inputs[1]].shape[0])
+        elif node.op == "reshape" and node.inputs[0] in reached:
+            reached.update(node.outputs)
+    return (0, min(entries) - 1) if entries else None
 
 
 def input_codes(graph: Graph, tensor: str) -> TensorType:
@@ -47,10 +59,10 @@ def input_codes(graph: Graph, tensor: str) -> TensorType:
     return graph.tensors[tensor]
 
 
-def _patterns(type: TensorType, codes: TensorType, rng: np.random.Generator) -> np.ndarray:
-    if codes.quantization is None:  # never becomes codes: a part of the network that stays float
+def _patterns(type: TensorType, codes: TensorType, indices: tuple[int, int] | None, rng: np.random.Generator) -> np.ndarray:
+    if codes.quantization is None and indices is None:  # never becomes codes: a part of the network that stays float
         return rng.standard_normal((len(PATTERNS) * type.shape[0], *type.shape[1:])).astype(DTYPES[type.dtype])
-    low, high = CODE_BOUNDS[codes.dtype]
+    low, high = indices or CODE_BOUNDS[codes.dtype]
     span = high - low + 1
     flat = np.arange(type.size).reshape(type.shape)
     parity = np.indices(type.shape).sum(0) % 2
@@ -58,7 +70,7 @@ def _patterns(type: TensorType, codes: TensorType, rng: np.random.Generator) -> 
     rows = [
         np.full(type.shape, low),
         np.full(type.shape, high),
-        np.full(type.shape, codes.zero_point),
+        np.full(type.shape, low if indices else codes.zero_point),
         flat % span + low,
         high - flat % span,
         np.where(parity, high, low),

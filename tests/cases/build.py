@@ -8,8 +8,9 @@ from math import prod
 import numpy as np
 
 from qwtv2_edge.ir.check import MASK
-from qwtv2_edge.ir.graph import Graph, GraphBuilder, origin
+from qwtv2_edge.ir.graph import Graph, GraphBuilder
 from qwtv2_edge.ir.types import Quantization, TensorType
+from qwtv2_edge.verification.patterns import index_bounds
 
 #: standard deviation of uniform int8 codes
 CODE_STD = 74.0
@@ -109,9 +110,8 @@ def _feed_wide(graph: Graph, name: str, shape, rng: np.random.Generator):
 
 
 def _feed_indices(graph: Graph, name: str, shape, rng: np.random.Generator):
-    tables = [graph.tensors[n.inputs[1]] for n in graph.nodes if n.op == "embedding" and origin(graph, n.inputs[0]) == name]
-    entries = min(t.shape[0] for t in tables)
-    return rng.integers(0, entries, shape, dtype=np.int32), (0, entries - 1)
+    low, high = index_bounds(graph, name)
+    return rng.integers(low, high + 1, shape, dtype=np.int32), (low, high)
 
 
 def weights(rng: np.random.Generator, shape, axis: int | None, grid: Grid, near: float = 0.01, bits: int = 8):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from small_graphs import float_graph, integer_graph, two_inputs
 
+from qwtv2_edge.backends import numerics_among
 from qwtv2_edge.errors import MismatchError, MissingToolError, RunError, UsageError
 from qwtv2_edge.ir import GraphBuilder, Quantization, TensorType
 from qwtv2_edge.ir.check import check
+from qwtv2_edge.ops.layout import ReshapeAttrs
 from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge.verification import edge_patterns, golden_vectors
@@ -103,6 +105,26 @@ def test_edge_patterns_of_code_inputs():
     assert array.dtype == np.int8
     assert array.shape == (2 * len(names), 3)
     assert (array[4:6] == 7).all()
+
+
+def test_edge_patterns_of_indices_stay_inside_every_table():
+    b = GraphBuilder("tables")
+    x = b.input("x", TensorType((1, 30), "int32"))
+    (flat,) = b.add("reshape", (x,), ReshapeAttrs((1, 5, 6)), name="flat", out_types=(TensorType((1, 5, 6), "int32"),))
+    for i, (indices, entries) in enumerate(((x, 20), (flat, 7))):
+        like = TensorType((entries, 4), "int8", Quantization.per_tensor(0.1, 0))
+        table = b.constant(f"table{i}", np.zeros(like.shape, np.int8), like)
+        out = TensorType((*b.tensors[indices].shape, 4), "int8", like.quantization)
+        b.outputs += b.add("embedding", (indices, table), NoAttrs(), name=f"rows{i}", out_types=(out,))
+    _, (array,) = edge_patterns(b.freeze())
+    assert array.dtype == np.int32
+    assert (array.min(), array.max()) == (0, 6)
+
+
+def test_a_numerics_runs_on_its_own_target_where_it_can():
+    chosen = {t: numerics_among("tflite-micro", t).target for t in (("tflite", "tflite-micro"), ("tflite",), ("executorch-xnnpack",))}
+    assert list(chosen.values()) == ["tflite-micro", "tflite", "tflite-micro"]
+    assert numerics_among("litert-xnnpack", ("tflite-micro",)).target == "tflite-micro"
 
 
 def test_edge_patterns_of_inputs_that_stay_float():
