@@ -474,6 +474,20 @@ def channel_scale(m: Maker, x: str) -> str | None:
     return m.add("channel_scale", (x, m.constant("gain", gain)), NoAttrs(), dtype="int8")
 
 
+def channel_add(m: Maker, x: str) -> str | None:
+    """``x`` and a branch of 8 bits, ``x`` itself where nothing else fits, with a gain per channel."""
+    type = m.type(x)
+    branches = [t for t in m.live if m.type(t).shape == type.shape and m.type(t).dtype == "int8"]
+    branch = m.balanced(m.pick(branches)) if branches else m.add("requantize", (x,), NoAttrs(), balanced_like(m, type), dtype="int8")
+    gain = TensorType(type.shape[-1:], "int16", Quantization.per_tensor(m.scale(1 / 32768, 3), 0))
+    return m.add("channel_add", (x, branch, m.constant("gain", gain)), NoAttrs(), dtype="int16")
+
+
+def balanced_like(m: Maker, type: TensorType) -> Quantization:
+    """8 bits with zero point 0 over the range of a 16-bit ``type``."""
+    return Quantization.per_tensor(m.scale(type.scale * 256), 0)
+
+
 def product(m: Maker, x: str) -> str | None:
     """A batch_matmul with a tensor that fits, ``x`` itself, or a constant, on either side."""
     type, transpose_b = m.type(x), m.chance(0.5)
@@ -551,8 +565,8 @@ def attention(m: Maker, x: str) -> str | None:
     if m.chance(0.3):
         return y
     y = m.weighted("fully_connected", y, (width, heads * depth), 0, heads * depth, FullyConnectedAttrs())
-    y = m.add("add", (x, y), BinaryAttrs(), dtype="int16")
-    return layer_norm(m, y) if m.chance(0.7) else y
+    y = m.add("add", (x, y), BinaryAttrs(), dtype="int16") if dtype == "int16" or m.chance(0.7) else channel_add(m, x)
+    return layer_norm(m, y) if y and m.chance(0.7) else y
 
 
 ALL, NARROW, WIDE = ("int8", "int16"), ("int8",), ("int16",)
@@ -583,6 +597,7 @@ STEPS: dict[str, tuple[Callable[[Maker, str], str | None], tuple[int, ...], tupl
     "requantize": (requantize, (2, 3, 4), ALL),
     "layer_norm": (layer_norm, (2, 3, 4), ALL),
     "channel_scale": (channel_scale, (2, 3, 4), WIDE),
+    "channel_add": (channel_add, (2, 3, 4), ALL),
     "batch_matmul": (product, (3, 4), ALL),
     "argmax": (argmax, (2, 3, 4), ALL),
     "mask_fill": (mask_fill, (2, 3, 4), NARROW),
@@ -592,7 +607,7 @@ STEPS: dict[str, tuple[Callable[[Maker, str], str | None], tuple[int, ...], tupl
 #: how often an op is offered; 2 where absent
 WEIGHT = {
     **{"conv2d": 12, "depthwise_conv2d": 10, "transpose_conv2d": 6, "fully_connected": 10, "add": 6, "mean": 4},
-    **{"sum": 1, "elu": 1, "gelu": 1, "argmax": 1, "batch_matmul": 3, "layer_norm": 4, "attention": 10},
+    **{"sum": 1, "elu": 1, "gelu": 1, "argmax": 1, "channel_add": 1, "batch_matmul": 3, "layer_norm": 4, "attention": 10},
 }
 
 OFFERED = {

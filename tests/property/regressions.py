@@ -9,11 +9,12 @@ import numpy as np
 
 from qwtv2_edge.ir.graph import Graph, GraphBuilder
 from qwtv2_edge.ir.types import Quantization, TensorType
+from qwtv2_edge.numerics import FLOAT_OPS
 from qwtv2_edge.ops import OPS
 from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs, TransposeConvAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
-from qwtv2_edge.ops.layout import ReshapeAttrs
+from qwtv2_edge.ops.layout import PadAttrs, ReshapeAttrs
 from qwtv2_edge.ops.pool import SoftmaxAttrs
 
 
@@ -106,6 +107,34 @@ def merged_into_a_table() -> Graph:
     return _graph("merged-into-a-table", x, make)
 
 
+def _int16(shape: tuple[int, ...], scale: float) -> TensorType:
+    return TensorType(shape, "int16", Quantization.per_tensor(scale, 0))
+
+
+def grouped_on_16_bits() -> Graph:
+    """LiteRT's optimised built-ins leave grouped convolutions to the reference kernel, which rounds ties away from zero."""
+
+    def make(b: GraphBuilder, x: str) -> str:
+        rng = np.random.default_rng(11)
+        w = rng.integers(-127, 128, (10, 3, 3, 4), dtype=np.int8)
+        scales = np.exp2(rng.uniform(-9, -7, 10)).astype(np.float32)
+        weights = b.constant("w", w, TensorType(w.shape, "int8", Quantization.per_channel(scales, 0)))
+        bias_scale = Quantization.per_channel(np.float32(b.tensors[x].scale) * scales, 0)
+        bias = b.constant("b", rng.integers(-9_000_000, 9_000_000, 10).astype(np.int32), TensorType((10,), "int32", bias_scale))
+        return b.add("conv2d", (x, weights, bias), Conv2DAttrs(groups=2), name="conv", out_types=(_int16((1, 10, 10, 10), 1e-3),))[0]
+
+    return _graph("grouped-on-16-bits", _int16((1, 12, 12, 8), 2e-4), make)
+
+
+def padded_in_float() -> Graph:
+    """16-bit codes held as float32: the value of the padding has to be float32 too."""
+    x = _int16((1, 2, 3), 1e-3)
+    padded = replace(x, shape=(1, 3, 5))
+    attrs = PadAttrs(((0, 0), (1, 0), (1, 1)), 0.007)
+    graph = _graph("padded-in-float", x, lambda b, t: b.add("pad", (t,), attrs, name="pad", out_types=(padded,))[0])
+    return graph.with_metadata(**{FLOAT_OPS: "allow"})
+
+
 REGRESSIONS: tuple[Graph, ...] = (
     flat_softmax(),
     steep_softmax(),
@@ -114,4 +143,6 @@ REGRESSIONS: tuple[Graph, ...] = (
     leaky_ratio(),
     merged_into_a_table(),
     short_transposed_kernel(),
+    grouped_on_16_bits(),
+    padded_in_float(),
 )
