@@ -2,7 +2,8 @@
 
     python litert_flow.py NET CALIBRATION.npy OUT.tflite
 
-Needs an environment of its own: torch 2.13.0, litert-torch 0.10.0, ai-edge-quantizer 0.10.0.
+Keeps the float file beside it, OUT.float.tflite. Needs an environment of its own: torch 2.13.0, litert-torch 0.10.0,
+ai-edge-quantizer 0.10.0.
 """
 
 from __future__ import annotations
