@@ -16,13 +16,18 @@ from small_graphs import integer_graph
 from qwtv2_edge.backends import EmitOptions, emit, get_numerics
 from qwtv2_edge.errors import UnsupportedOpError
 from qwtv2_edge.ir import Graph, GraphBuilder, Quantization, TensorType
+from qwtv2_edge.ir.check import MASK
 from qwtv2_edge.numerics import FLOAT_OPS, FLOAT_RULES, rule_key
-from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs
+from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs, GeluAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
-from qwtv2_edge.ops.layout import ConcatAttrs, TransposeAttrs
+from qwtv2_edge.ops.index import ArgmaxAttrs, MaskFillAttrs
+from qwtv2_edge.ops.layout import ConcatAttrs, ReshapeAttrs, TransposeAttrs
 from qwtv2_edge.ops.linear import FullyConnectedAttrs
+from qwtv2_edge.ops.matmul import BatchMatmulAttrs
+from qwtv2_edge.ops.norm import LayerNormAttrs
 from qwtv2_edge.ops.pool import PoolAttrs, ReduceAttrs, SoftmaxAttrs
+from qwtv2_edge.ops.sequence import normal_scale
 from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.runners.host import Session, available
 from qwtv2_edge.simulator.run import run
@@ -285,3 +290,127 @@ def test_one_tensor_twice(target, op, power_of_two, session, rng):
     (z,) = b.add("add", (x, y), BinaryAttrs(), name="after", out_types=(codes((1, 4, 64), 0.1, 5),))
     b.outputs = [y, z]
     assert difference(b.freeze(), target, session, rng) == ""
+
+
+# ---------------------------------------------------------------- transformers
+
+
+def wide(shape, scale=2.0**-12) -> TensorType:
+    return TensorType(tuple(shape), "int16", Quantization.per_tensor(scale, 0))
+
+
+def encoder(blocks: int = 2, tokens: int = 5, width: int = 16, heads: int = 2, seed: int = 0) -> Graph:
+    """Embedded tokens and a mask, post-norm blocks with a 16-bit residual stream, the largest entry per token."""
+    rng = np.random.default_rng(seed)
+    b = GraphBuilder("encoder")
+
+    def add(op: str, inputs, attrs, out: TensorType) -> str:
+        return b.add(op, inputs, attrs, name=b.unique_node(op), out_types=(out,))[0]
+
+    def linear(x: str, out: TensorType) -> str:
+        shape = (out.shape[-1], b.tensors[x].shape[-1])
+        scale = Quantization.per_channel(rng.uniform(0.003, 0.01, shape[0]).astype(np.float32), 0)
+        w = b.constant("w", rng.integers(-127, 128, shape).astype(np.int8), TensorType(shape, "int8", scale))
+        beta = b.constant("b", rng.integers(-500, 500, shape[0]).astype(np.int32))
+        return add("fully_connected", (x, w, beta), FullyConnectedAttrs(), out)
+
+    def norm(x: str) -> str:
+        step = float(np.float32(1.6 / 32767))
+        gamma = b.constant(
+            "gamma", rng.integers(15000, 25000, width).astype(np.int16), TensorType((width,), "int16", Quantization((step,), (0,)))
+        )
+        scale = Quantization((float(np.float32(step) * np.float32(normal_scale(width))),), (0,))
+        beta = b.constant("beta", rng.integers(-(2**20), 2**20, width).astype(np.int32), TensorType((width,), "int32", scale))
+        return add("layer_norm", (x, gamma, beta), LayerNormAttrs(1e-5, True, 3), wide(rows))
+
+    rows, split = (1, tokens, width), (1, tokens, heads, width // heads)
+    turned, square = (1, heads, tokens, width // heads), (1, heads, tokens, tokens)
+    indices = b.input("indices", TensorType((1, tokens), "int32"))
+    keep = add("quantize", (b.input("keep", TensorType((1, tokens))),), NoAttrs(), TensorType((1, tokens), "int8", MASK))
+    mask = add("reshape", (keep,), ReshapeAttrs((1, 1, 1, tokens)), TensorType((1, 1, 1, tokens), "int8", MASK))
+    table = b.constant("table", rng.integers(-20000, 20000, (11, width)).astype(np.int16), wide((11, width)))
+    x = add("embedding", (indices, table), NoAttrs(), wide(rows))
+    for _ in range(blocks):
+        narrow = add("requantize", (x,), NoAttrs(), codes(rows, 0.04, -3))
+        q, k, v = (
+            add("transpose", (add("reshape", (linear(narrow, codes(rows, 0.02, 0)),), ReshapeAttrs(split), codes(split, 0.02, 0)),),
+                TransposeAttrs((0, 2, 1, 3)), codes(turned, 0.02, 0))
+            for _ in range(3)
+        )  # fmt: skip
+        scores = add("batch_matmul", (q, k), BatchMatmulAttrs(True), codes(square, 0.1, 5))
+        scores = add("mask_fill", (scores, mask), MaskFillAttrs(), b.tensors[scores])
+        weights = add("softmax", (scores,), SoftmaxAttrs(0.35), codes(square, 1 / 256, -128))
+        mixed = add("batch_matmul", (weights, v), BatchMatmulAttrs(), codes(turned, 0.02, 1))
+        mixed = add("transpose", (mixed,), TransposeAttrs((0, 2, 1, 3)), codes(split, 0.02, 1))
+        mixed = add("reshape", (mixed,), ReshapeAttrs(rows), codes(rows, 0.02, 1))
+        x = norm(add("add", (x, linear(mixed, codes(rows, 0.03, -7))), BinaryAttrs(), wide(rows, 2.0**-11)))
+        narrow = add("requantize", (x,), NoAttrs(), codes(rows, 0.04, -3))
+        hidden = linear(narrow, codes((1, tokens, 4 * width), 0.05, 0))
+        hidden = add("gelu", (hidden,), GeluAttrs(), codes((1, tokens, 4 * width), 0.03, -100))
+        x = norm(add("add", (x, linear(hidden, codes(rows, 0.05, 9))), BinaryAttrs(), wide(rows, 2.0**-11)))
+    largest = add("argmax", (x,), ArgmaxAttrs(2), TensorType((1, tokens), "int32"))
+    b.outputs = [largest, x, add("dequantize", (x,), NoAttrs(), TensorType(rows))]
+    return b.freeze()
+
+
+@pytest.mark.parametrize("mode", ["auto", "forbid", "allow"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_transformer_is_exact(target, mode, session, rng):
+    assert difference(with_float_ops(encoder(), mode), target, session, rng) == ""
+
+
+def test_an_encoder_is_one_delegate_call():
+    artifact = emit(encoder(), "executorch-xnnpack")
+    assert {op.split("::")[0] for op in artifact.ops if op.startswith("Xnnpack")} == {"XnnpackBackend[0]"}
+    assert {note.split()[0] for note in artifact.notes} == {"embedding", "argmax"}
+
+
+def test_a_transformer_without_float_ops_keeps_its_products_in_the_delegate():
+    ops = emit(with_float_ops(encoder(), "forbid"), "executorch-xnnpack").ops
+    assert sum(op.endswith("::XNNBatchMatrixMultiply") for op in ops) == 4
+    assert not any(op.endswith(("::XNNDiv", "::XNNExp")) for op in ops)
+    assert not FLOAT_KERNELS & set(ops[: ops.index("aten::argmax.out")])
+
+
+def test_sixteen_bits_between_delegate_and_kernels(session, rng):
+    """A 16-bit input, a value read on both sides, kernels in the middle, a constant first operand."""
+    b = GraphBuilder("border")
+    x, shape = b.input("x", wide((1, 4, 6))), (1, 4, 6)
+    c = b.constant("c", rng.integers(-9999, 9999, (1, 2, 6)).astype(np.int16), wide((1, 2, 6)))
+    (y,) = b.add("add", (x, x), BinaryAttrs("relu"), name="double", out_types=(wide(shape),))
+    (z,) = b.add("mul", (x, y), BinaryAttrs(), name="product", out_types=(wide(shape, 2.0**-10),))
+    (s,) = b.add("sub", (y, z), BinaryAttrs(), name="difference", out_types=(wide(shape),))
+    (j,) = b.add("concat", (c, s), ConcatAttrs(1), name="joined", out_types=(wide((1, 6, 6)),))
+    b.outputs = [y, z, j, x]
+    for target in TARGETS:
+        assert difference(b.freeze(), target, session, rng) == ""
+
+
+@pytest.mark.parametrize("kind", ["requantize", "through reals", "through 16 bits"])
+def test_long_rows_of_element_wise_nodes_end_well(kind, tmp_path):
+    """XNNPACK frees a table twice when such a program ends, unless its rows are cut: the process would abort."""
+    b = GraphBuilder("row")
+    x = b.input("x", codes((1, 6, 9)))
+    middle = {"through reals": TensorType((1, 6, 9)), "through 16 bits": wide((1, 6, 9))}.get(kind)
+    for i in range(16):
+        if middle is not None:
+            op = "requantize" if middle.quantization else "dequantize"
+            (x,) = b.add(op, (x,), NoAttrs(), name=f"widen{i}", out_types=(middle,))
+        op = "quantize" if middle is not None and middle.quantization is None else "requantize"
+        (x,) = b.add(op, (x,), NoAttrs(), name=f"narrow{i}", out_types=(codes((1, 6, 9), 0.05 + 0.001 * i, i),))
+    b.outputs = [x]
+    graph = b.freeze()
+    found, how = available("executorch")
+    if not found:
+        missing("executorch", how)
+    program, x = tmp_path / "row.pte", np.arange(54, dtype=np.int8).reshape(1, 6, 9)
+    program.write_bytes(emit(graph, "executorch-xnnpack").data)
+    script = (
+        "import numpy as np; from qwtv2_edge.runners.worker import ExecuTorch\n"
+        f"program = ExecuTorch('executorch', open({str(program)!r}, 'rb').read(), 1)\n"
+        "program.set([np.arange(54, dtype=np.int8).reshape(1, 6, 9)]); program.invoke(); print(program.get()[0].ravel().tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    (expected,) = run(graph, [x], get_numerics("executorch-xnnpack"))
+    assert done.stdout.strip().splitlines()[-1] == str(expected.ravel().tolist())

@@ -77,10 +77,13 @@ def build(graph: Graph, numerics: Numerics, *, delegate: bool) -> Build:
 
 def stages(graph: Graph, delegated: set[str]) -> list[tuple[list[Node], bool]]:
     """Cut the nodes into stages that alternate between delegate and kernels, each as large as it can be."""
+    return min((_stages_from(graph, delegated, inside) for inside in (True, False)), key=len)
+
+
+def _stages_from(graph: Graph, delegated: set[str], inside: bool) -> list[tuple[list[Node], bool]]:
     done = {*graph.inputs, *graph.constants}
     left = list(graph.nodes)
     out: list[tuple[list[Node], bool]] = []
-    inside = bool(delegated)
     while left:
         stage, rest = [], []
         for node in left:
