@@ -114,7 +114,9 @@ class Plan:
     #: (node name, input index) -> parameters that input must be brought to first
     requantize: Mapping[tuple[str, int], Params]
     #: nodes that stay at 8 bits although the recipe asks for 16
-    narrow: tuple[Node, ...] = ()
+    narrow: tuple[Node, ...]
+    #: 16-bit outputs of the network that leave it in 8 bits
+    outputs: Mapping[str, Params]
 
     def reads(self, node: Node, index: int) -> Params:
         """The parameters of an input as ``node`` reads it."""
@@ -198,7 +200,8 @@ def solve(graph: Graph, stats: Stats, pins: Mapping[str, tuple[float, float]], r
             wanted = _wanted(node, i, chosen, params, ranges, symmetric) if t in params else None
             if wanted is not None and wanted != params[t]:
                 requantize[node.name, i] = wanted
-    return Plan(params, requantize, chosen.narrow)
+    outputs = {t: params_for(*ranges[t]) for t in graph.outputs if recipe.io_dtype == "int8" and width.get(t) == 16}
+    return Plan(params, requantize, chosen.narrow, outputs)
 
 
 def _wanted(
@@ -346,7 +349,7 @@ def apply(graph: Graph, stats: Stats, recipe: Recipe) -> Quantized:
             (names[t],) = b.add("quantize", (t,), NoAttrs(), name=f"{t}:quantize", out_types=(quantized(t, plan.params[t]),))
 
     float_out = recipe.io_dtype == "float32"
-    taken = {t for t in graph.outputs if t in plan.params} if float_out else set()
+    taken = {t for t in graph.outputs if t in (plan.params if float_out else plan.outputs)}
     codes_of: Codes = {}
     moved: dict[tuple[str, Params], str] = {}
 
@@ -380,9 +383,9 @@ def apply(graph: Graph, stats: Stats, recipe: Recipe) -> Quantized:
         if t in graph.inputs:
             raise QuantizeError(f"output '{t}' is an input of the network", fix="drop it from the outputs")
         if t in taken:
-            b.add(
-                "dequantize", (names[t],), NoAttrs(), name=f"{t}:dequantize", outputs=(t,), out_types=(TensorType(graph.tensors[t].shape),)
-            )
+            op = "dequantize" if float_out else "requantize"
+            type = TensorType(graph.tensors[t].shape) if float_out else quantized(t, plan.outputs[t])
+            b.add(op, (names[t],), NoAttrs(), name=f"{t}:{op}", outputs=(t,), out_types=(type,))
             b.outputs.append(t)
         else:
             b.outputs.append(names[t])

@@ -5,6 +5,7 @@
    it has the recipe's ``residual_bits``. Its operands may have 8 bits.
 3. layer_norm reads 16 bits; it gives 8, unless a 16-bit op reads it.
 4. Ops that move values keep the width they are given.
+5. Inputs and outputs have 8 bits where the recipe's ``io_dtype`` is "int8".
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def widths(graph: Graph, recipe: Recipe) -> Widths:
 
     for t in graph.inputs:
         if graph.tensors[t].dtype == "float32":
-            tensors[t] = 16 if read_wide(t, every=True) else 8
+            tensors[t] = 16 if recipe.io_dtype == "float32" and read_wide(t, every=True) else 8
     for node in graph.nodes:
         if node.op in MOVEMENT:
             width = max(tensors[t] for t in node.inputs if t in tensors)
