@@ -122,12 +122,10 @@ def measure_latency(name: str, args: argparse.Namespace) -> Rows:
 
 
 def recipes(name: str) -> list[dict[str, Any]]:
-    wide: tuple[dict[str, Any], ...] = ({}, WIDE_INPUT) if name == "kwt1" else ({},)
-    return [
-        {"weight_bits": bits, **observer, **more, "compensation": kind}
-        for bits, observer, more, kind in itertools.product((8, 4), OBSERVERS, wide, KINDS)
-        if not (observer and more)
-    ]
+    """Every kind of compensation at 8 and 4 bits with each observer; then what else a recipe may say, one thing at a time."""
+    grid = [{**o, "weight_bits": bits, "compensation": kind} for o, bits, kind in itertools.product(OBSERVERS, (8, 4), KINDS)]
+    alternatives = [{"residual_bits": 8}, {"smoothing": "none"}, *([WIDE_INPUT] if name == "kwt1" else [])]
+    return grid + [{**more, "weight_bits": bits} for more, bits in itertools.product(alternatives, (8, 4))]
 
 
 def measure_accuracy(name: str, args: argparse.Namespace) -> Rows:
