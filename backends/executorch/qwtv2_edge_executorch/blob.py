@@ -82,6 +82,7 @@ class Blob:
         return self.ids[tensor]
 
     def int8_constant(self, array: np.ndarray, quantization: Quantization | None) -> int:
+        """int8 codes under a quantization of the caller's choice."""
         return self._activation(TensorType(array.shape, "int8", quantization), buffer=self.buffer(array.tobytes()))
 
     def temporary(self, like: TensorType, shape: Shape) -> int:

@@ -140,7 +140,7 @@ def _reject(result: Build, graph: Graph, node: Node) -> bool:
         if type.dtype in ("int8", "int16") and type.quantization is not None and len(type.quantization.scale) == 1:
             continue
         if node.op not in UNQUANTIZED.get(type.dtype, frozenset()):
-            found.append(("dtype-unsupported", f"tensor '{tensor}' is {type.dtype}", "use 8-bit activations quantized per tensor"))
+            found.append(("dtype-unsupported", f"tensor '{tensor}' is {type.dtype}", "use 8- or 16-bit activations quantized per tensor"))
     if node.op == "concat":
         params = {graph.tensors[t].quantization for t in (*node.inputs, *node.outputs)}
         if len(params) > 1:

@@ -1,6 +1,7 @@
 """Integer graphs as integer arithmetic on ExecuTorch's portable kernels.
 
-Between the quantized input and output every value is an integer: int8 codes, int32 sums, int64 products.
+Between the quantized input and output every value is an integer: int8 and int16 codes, int32 sums, int64 products; but
+for norms and 16-bit sums where the network's float_ops allow float32 (``portable_sequence``).
 
 (1)  acc = sum x * w                                     int32; x holds raw codes, padding holds the zero point z_in
 (2)  out = clamp((acc * m + k) >> s)                     int64; k = (bias - z_in * sum w) * m + 2**(s-1) + z_out * 2**s
