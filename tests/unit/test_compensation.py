@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwtv2_edge.compensation.fold import Affine, fold, folded_constants
+from qwtv2_edge.compensation.fit import FIT_NUMERICS, NodeOptions, _mask_input, _value_projections, fit
+from qwtv2_edge.compensation.fold import Affine, declare_norm, fold, folded_constants, norm_codes
 from qwtv2_edge.compensation.moments import Moments
 from qwtv2_edge.compensation.spool import Spool
 from qwtv2_edge.errors import CompensationError
 from qwtv2_edge.ir import Graph, GraphBuilder, Location, Quantization, TensorType
 from qwtv2_edge.ops.conv import Conv2DAttrs, DepthwiseAttrs
 from qwtv2_edge.ops.linear import FullyConnectedAttrs
+from qwtv2_edge.ops.norm import LayerNormAttrs
+from qwtv2_edge.quantization import Recipe, quantize
+from qwtv2_edge.quantization.apply import apply
+from qwtv2_edge.quantization.calibrate import calibrate
+from qwtv2_edge.quantization.legalize import legalize
+from qwtv2_edge.simulator.run import run
 
 
 def pair(seed: int, samples: int = 40, positions: int = 9, channels: int = 5):
@@ -205,3 +214,157 @@ def test_spool_spills_to_disk_and_cleans_up():
     import os
 
     assert not os.path.exists(folder)
+
+
+# ---------------------------------------------------------------- transformers
+
+
+def test_positions_that_do_not_count_are_left_out_of_moments():
+    z, y = pair(8, samples=30, positions=6)
+    keep = np.random.default_rng(8).random((30, 6)) < 0.5
+    keep[:, 0] = True
+    spoiled = np.where(keep[:, :, None], y, 1e4).astype(np.float32)
+    m = Moments.of(np.where(keep[:, :, None], z, -1e4).astype(np.float32), spoiled, keep)
+    whole = Moments.of(z[keep][:, None], y[keep][:, None])
+    for name in ("count", "z", "e", "zz", "ze", "ee"):
+        np.testing.assert_allclose(getattr(m, name), getattr(whole, name), rtol=1e-4, atol=1e-4, err_msg=name)
+    assert m.samples == 30
+    np.testing.assert_allclose(Moments.of(z, y, np.ones((30, 6), bool)).ss, Moments.of(z, y).ss, rtol=1e-5)
+
+
+def norm_graph(out: TensorType) -> Graph:
+    """A layer_norm of 12 channels with real gamma and beta of all sizes."""
+    rng = np.random.default_rng(3)
+    b = GraphBuilder("norm")
+    x = b.input("x", TensorType((1, 5, 12), "int16", Quantization.per_tensor(float(np.float32(1e-3)), 0)))
+    constants = declare_norm(b, ("gamma", "beta"), norm_codes(rng.normal(1, 0.5, 12), rng.normal(0, 2, 12)))
+    b.outputs = list(b.add("layer_norm", (x, *constants), LayerNormAttrs(shift=2), name="n", location=Location("n"), out_types=(out,)))
+    return b.freeze()
+
+
+@given(
+    gain=st.lists(st.floats(-8, 8), min_size=12, max_size=12),
+    offset=st.lists(st.floats(-3, 3), min_size=12, max_size=12),
+)
+@settings(max_examples=60, deadline=None)
+def test_layer_norm_takes_an_affine_of_its_output(gain, offset):
+    fine = TensorType((1, 5, 12), "int16", Quantization.per_tensor(2.0**-8, 0))
+    graph = norm_graph(fine)
+    x = np.random.default_rng(4).normal(0, 4000, (8, 5, 12)).astype(np.int16)
+    folded = fold(graph, {"n": Affine(np.array(gain), np.array(offset))})
+    assert folded.nodes[0].attrs == graph.nodes[0].attrs
+    assert [t.dtype for t in folded.in_types(folded.nodes[0])] == ["int16", "int16", "int32"]
+    y, z = (run(g, [x], FIT_NUMERICS)[0] * fine.scale for g in (graph, folded))
+    np.testing.assert_allclose(z, np.asarray(gain) * y + offset, atol=(1 + np.abs(gain).max()) * fine.scale)
+
+
+def test_layer_norm_refuses_what_is_not_finite():
+    graph = norm_graph(TensorType((1, 5, 12), "int8", Quantization.per_tensor(0.05, 0)))
+    with pytest.raises(CompensationError, match="not finite") as caught:
+        fold(graph, {"n": Affine(np.full(12, np.nan), np.zeros(12))})
+    assert "layer_norm 'n'" in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def nets():
+    pytest.importorskip("torch")
+    from models import small_transformers
+
+    return small_transformers
+
+
+def captured(nets, kind: str) -> Graph:
+    import qwtv2_edge as qe
+
+    if kind == "text":
+        return legalize(qe.capture(nets.sentence(), nets.sentences(1, 0)))
+    block = {"pre": nets.pre_norm_block, "post": nets.post_norm_block}[kind]
+    return legalize(qe.capture(nets.encoder(block), nets.frames(1, 0)))
+
+
+def text_data(nets, count: int, seed: int) -> list[np.ndarray]:
+    words, mask = nets.sentences(count, seed)
+    return [words.astype(np.int32), mask.astype(np.float32)]
+
+
+@pytest.mark.parametrize("kind", ["pre", "post"])
+def test_an_affine_behind_attention_goes_into_the_projection_to_v(nets, kind):
+    """The weights of attention sum to 1, so gain and offset per channel pass through them."""
+    graph = quantize(captured(nets, kind), nets.frames(32, 1), Recipe(compensation="none", smoothing="none")).graph
+    found = _value_projections(graph)
+    assert len(found) == 2
+    rng, x = np.random.default_rng(0), nets.frames(16, 2)
+    (product, projection), *_ = found.items()
+    assert sorted(projection.channels) == list(range(nets.WIDTH))
+    y_type = graph.tensors[graph.node(product).outputs[0]]
+    step = y_type.scale  # the affine is small, so that V saturates no more than before
+    gain, offset = rng.uniform(0.7, 1.0, nets.WIDTH), rng.uniform(-5 * step, 5 * step, nets.WIDTH)
+    wanted_gain, wanted_offset = np.empty(nets.WIDTH), np.empty(nets.WIDTH)
+    wanted_gain[projection.channels], wanted_offset[projection.channels] = gain, offset
+    folded = fold(graph, {projection.node.name: Affine(wanted_gain, wanted_offset)})
+
+    def values(g: Graph) -> np.ndarray:
+        """(samples, positions, channels of the product)"""
+        seen = {}
+        run(g, [x], FIT_NUMERICS, lambda node, out: seen.update({node.name: out[0]}))
+        real = (seen[product].astype(np.float64) - y_type.zero_point) * y_type.scale
+        return np.moveaxis(real, 1, 2).reshape(len(x), -1, nets.WIDTH)
+
+    error = values(folded) - (gain * values(graph) + offset)
+    assert np.sqrt(np.square(error).mean()) <= step
+    unmoved = values(folded) - values(graph)
+    assert np.sqrt(np.square(unmoved).mean()) > 3 * step
+
+
+def test_attention_and_norms_are_compensated_and_reported(nets):
+    result = quantize(captured(nets, "post"), nets.frames(96, 1), Recipe(weight_bits=4, weight_observer="minmax"))
+    choices = [c for c in result.report.compensation if c.op in ("layer_norm", "batch_matmul")]
+    assert [c.op for c in choices].count("layer_norm") == 5
+    assert [c.op for c in choices].count("batch_matmul") == 2
+    assert any(c.kind != "none" for c in choices)
+    for c in choices:
+        assert {"none": c.mse_before, "offset": c.mse_offset, "cwac": c.mse_cwac}[c.kind] <= c.mse_before
+
+
+def test_the_class_token_has_errors_of_its_own(nets):
+    result = quantize(captured(nets, "pre"), nets.frames(48, 1), Recipe(weight_bits=4))
+    rows = nets.FRAMES + 1
+    told = {c.node for c in result.report.compensation if c.token_before is not None}
+    assert told == {
+        c.node for c in result.report.compensation if result.graph.tensors[result.graph.node(c.node).outputs[0]].shape[-2:-1] == (rows,)
+    }
+    assert told
+    assert all(c.token_after >= 0 for c in result.report.compensation if c.node in told)
+    text = quantize(captured(nets, "text"), list(nets.sentences(32, 1)), Recipe())
+    assert all(c.token_before is None for c in text.report.compensation)
+
+
+def test_padding_takes_no_part_in_the_fit(nets):
+    """Other words where the mask is 0 change no constant."""
+    graph, recipe = captured(nets, "text"), Recipe(weight_bits=4, weight_observer="minmax")
+    words, mask = text_data(nets, 48, 1)
+    assert _mask_input(graph) == "mask"
+    integer = apply(graph, calibrate(graph, [[words, mask]], recipe), recipe).graph
+    other = np.where(mask == 1, words, 7).astype(np.int32)
+    assert (other != words).any()
+    options = NodeOptions("cwac", "global", (0.5, 2.0))
+    holdout = np.arange(48) % 4 == 0
+    results = [fit(graph, integer, [48], lambda w=w: [[w, mask]], holdout, "cwac", lambda node: options) for w in (words, other)]
+    assert all(c.mse_cwac < c.mse_before for c in results[0].nodes if c.op == "fully_connected")
+    # saturation counts every code
+    told = [[replace(c, saturation_before=0, saturation_after=0) for c in r.nodes] for r in results]
+    assert told[0] == told[1]
+    for name, value in results[0].graph.constants.items():
+        np.testing.assert_array_equal(value, results[1].graph.constants[name])
+
+
+@pytest.mark.parametrize("kind", ["pre", "post", "text"])
+def test_transformers_with_4_bit_weights_gain_by_compensation(nets, kind):
+    graph = captured(nets, kind)
+    data, fresh = ([nets.frames(96, s)] for s in (1, 2)) if kind != "text" else (text_data(nets, 96, s) for s in (1, 2))
+    wanted = run(graph, fresh, None)[0]
+    errors = {}
+    for kind_of in ("none", "cwac"):
+        result = quantize(graph, data if len(data) > 1 else data[0], Recipe(weight_bits=4, weight_observer="minmax", compensation=kind_of))
+        errors[kind_of] = float(np.square(run(result.graph, fresh, FIT_NUMERICS)[0] - wanted).mean())
+    assert errors["cwac"] < 0.9 * errors["none"]
