@@ -465,7 +465,7 @@ def layer_norm(m: Maker, x: str) -> str | None:
     gamma = m.rng.normal(m.pick([0, 1]), m.pick([0.1, 1.0]), shape[-1])
     codes = norm_codes(gamma, m.rng.normal(0, m.pick([0.0, 0.3, 3.0]), shape[-1]))
     shift = min(15, max(-2, variance_shift(m.type(x).scale, variance) + m.pick([0, 0, 0, -2, 1])))
-    attrs = LayerNormAttrs(float(variance * m.pick([0, 1e-6, 1e-2, 1]) + 1e-12), centre, shift)
+    attrs = LayerNormAttrs(min(1e6, float(variance * m.pick([0, 1e-6, 1e-2, 1]))) + 1e-12, centre, shift)
     return m.add("layer_norm", (x, *declare_norm(m.b, ("gamma", "beta"), codes)), attrs, dtype=m.pick(["int8", "int8", "int16"]))
 
 
