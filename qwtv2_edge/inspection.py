@@ -14,6 +14,8 @@ ARENA_ALIGNMENT = 16
 
 def macs(graph: Graph, node: Node) -> int:
     """Multiply-accumulates of one node, for the graph's own batch."""
+    if node.op == "batch_matmul":
+        return graph.tensors[node.outputs[0]].size * graph.tensors[node.inputs[0]].shape[-1]
     if node.op not in ("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected"):
         return 0
     weight, out = graph.tensors[node.inputs[1]], graph.tensors[node.outputs[0]]

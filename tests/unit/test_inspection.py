@@ -44,3 +44,11 @@ def test_describe_adds_up():
     assert found["macs"] == sum(o["macs"] for o in found["ops"]) == sum(macs(graph, n) for n in graph.nodes)
     assert found["weight_bytes"] == weight_bytes(graph) == sum(o["weight_bytes"] for o in found["ops"])
     assert sum(found["op_counts"].values()) == len(graph.nodes)
+
+
+def test_products_of_two_activations_count():
+    b = GraphBuilder("scores")
+    q, k = (b.input(name, TensorType((1, 2, 5, 8), "int8")) for name in "qk")
+    b.outputs += b.add("batch_matmul", [q, k], OPS["batch_matmul"].attrs(transpose_b=True), out_types=(TensorType((1, 2, 5, 5), "int8"),))
+    graph = b.freeze()
+    assert macs(graph, graph.nodes[0]) == 2 * 5 * 5 * 8
