@@ -143,8 +143,9 @@ def check_ranges(graph: Graph, node: Node, codes: np.ndarray, scale: np.ndarray,
 def fold_node(b: GraphBuilder, graph: Graph, node: Node, affine: Affine) -> Node:
     """Declare the folded constants in ``b`` and return the node that uses them."""
     if node.op == "layer_norm":
+        x, gamma, beta = node.inputs
         with locate(node):
-            return replace(node, inputs=(node.inputs[0], *declare_norm(b, node.inputs[1:], folded_norm(graph, node, affine))))
+            return replace(node, inputs=(x, *declare_norm(b, (gamma, beta), folded_norm(graph, node, affine))))
     with locate(node):
         codes, scale, bias = folded_constants(graph, node, affine)
     w, bt = node.inputs[1:]

@@ -19,7 +19,7 @@ KNOWN_RULES: dict[str, frozenset[str]] = {
     "dequantize": frozenset(integers.DEQUANTIZE_RULES),
     "activation": frozenset({"TFLITE", "XNN"}),
     wide_key("requantize"): frozenset(integers.WIDE_REQUANTIZE),
-    wide_key("quantize"): frozenset({"HAZ", "RNE"}),
+    wide_key("quantize"): frozenset(integers.QUANTIZE_RULES),
     wide_key("mean"): frozenset({"REF", "ONE"}),
     "batch_matmul": frozenset(sequence.MATMUL_RULES),
     wide_key("batch_matmul"): frozenset(sequence.MATMUL_RULES),

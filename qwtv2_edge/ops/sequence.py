@@ -334,7 +334,7 @@ class ChannelAdd:
         reach = max(x.code_bounds[1] - x.zero_point, x.zero_point - x.code_bounds[0])
         steps = np.float64(F(y.scale)) * np.float64(F(gain_type.scale)) * gain.astype(np.float64)
         unit = F(max(x.scale * reach, 128 * float(np.abs(steps).max()))) / F(fp.WIDE_REACH)
-        first = int(fp.round_half_even(np.float64(F(x.scale)) / np.float64(unit)))
+        first = int(fp.round_half_even(np.asarray(np.float64(F(x.scale)) / np.float64(unit))))
         return ChannelAdd(first, fp.round_half_even(steps / np.float64(unit)).astype(np.int32), float(unit))
 
 

@@ -88,7 +88,7 @@ def _inputs(graph: Graph, readers: dict[Node, list[Node]], samples: dict[str, np
             constants = [b.constant(f"{t}:smooth", graph.constants[t] * gain) for t in node.inputs[1:]]
             node = replace(node, inputs=(node.inputs[0], *constants))
         b.append(node)
-        if shared:
+        if gain is not None and shared:
             t = node.outputs[0]
             g = b.constant(f"{node.name}.smooth", gain)
             b.add("channel_scale", (t, g), NoAttrs(), name=f"{node.name}.smooth", location=node.location, outputs=(f"{t}:smooth",),

@@ -36,7 +36,7 @@ def test_toml(tmp_path):
         ({"gain_limits": [0.01, 2]}, "gain_limits"),
         ({"percentile": 3}, "percentile"),
         ({"seed": -1}, "seed"),
-        ({"activation_bits": 16}, "not available"),
+        ({"activation_bits": 12}, "one of: 8, 16"),
         ({"weight_storage": "packed"}, "needs 4-bit weights"),
         ({"overrides": {"a": {"io_dtype": "int8"}}}, "can't be set per node"),
         ({"overrides": {"a": {"weight_bitz": 8}}}, "nearest known key: 'weight_bits'"),
