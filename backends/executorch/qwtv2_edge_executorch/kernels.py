@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from qwtv2_edge import fixedpoint as fp
+from qwtv2_edge.errors import GraphError
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.types import DTYPES, TensorType
 from qwtv2_edge.numerics import Numerics
@@ -16,6 +18,8 @@ from qwtv2_edge.ops import OPS
 from qwtv2_edge_executorch.program import ProgramBuilder
 
 INT64_LIMIT = 2**63
+#: integers below this are exact in float32
+FLOAT32_EXACT = 2**24
 
 Shape = tuple[int, ...]
 
@@ -165,9 +169,24 @@ class Portable:
         return self.call("aten::permute_copy.out", x, self.program.integers(perm), shape=shape, dtype=self.program.dtype(x))
 
     def sum(self, x: int, axes: Sequence[int], keep_dims: bool, dtype: Any) -> int:
+        """Sums that stay below 2**24 in size: the kernel adds in float32."""
         p = self.program
         shape = reduced(self.shape(x), axes, keep_dims)
         return self.call("aten::sum.IntList_out", x, p.integers(axes), p.boolean(keep_dims), p.none(), shape=shape, dtype=dtype)
+
+    def sum_wide(self, x: int, axes: Sequence[int], keep_dims: bool, largest: int) -> int:
+        """int64 sums of integers up to ``largest`` in size, in two halves where float32 would not hold them."""
+        count = prod(self.shape(x)[i] for i in axes)
+        if count * largest < FLOAT32_EXACT:
+            return self.sum(x, axes, keep_dims, np.int64)
+        bits = 24 - fp.ceil_log2(count + 1)
+        if bits < 1 or count * (largest >> bits) >= FLOAT32_EXACT:
+            raise GraphError(f"sums of {count} integers up to {largest} are beyond what portable kernels add exactly")
+        x = self.cast(x, np.int64)
+        high = self.shift_right(x, bits)
+        low = self.add(x, self.mul_scalar(high, 1 << bits), -1)
+        high, low = (self.sum(part, axes, keep_dims, np.int64) for part in (high, low))
+        return self.add(self.mul_scalar(high, 1 << bits), low)
 
     # ---- endings
 

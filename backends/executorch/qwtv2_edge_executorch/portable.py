@@ -250,7 +250,7 @@ def _reduce_sum(p: Portable, node: Node) -> int:
     x, out = p.type(node.inputs[0]), p.type(node.outputs[0])
     axes = node.attrs.axes
     count = prod(x.shape[i] for i in axes)
-    total = p.sum(p.value(node.inputs[0]), axes, node.attrs.keep_dims, np.int64)
+    total = p.sum_wide(p.value(node.inputs[0]), axes, node.attrs.keep_dims, -x.code_bounds[0])
     scale = fp.reduction_scale(x.scale, out.scale, count if node.op == "mean" else 1)
     largest = -x.code_bounds[0] * count
     return p.requantize(total, scale, np.asarray([-x.zero_point * count]), largest, out, out.code_bounds)

@@ -149,7 +149,7 @@ def _layer_norm(p: Portable, node: Node) -> int:
     d = p.cast(p.value(node.inputs[0]), np.int32)
 
     def mean(v: int, out_scale: float, least: int, most: int) -> int:
-        total = p.sum(v, [last], True, np.int64)
+        total = p.sum_wide(v, [last], True, 2**15)
         return _scaled(p, total, float(fp.reduction_scale(1.0, out_scale, count)), count * 2**15, least, most)
 
     if node.attrs.centre:
@@ -166,7 +166,7 @@ def _l2_normalize(p: Portable, node: Node) -> int:
     c = _centred(p, node.inputs[0])
     shape = p.shape(c)
     step = sequence.l2_step(shape[-1], p.type(node.inputs[0]))
-    squares = p.sum(p.mul(c, c), [len(shape) - 1], True, np.int64)
+    squares = p.sum_wide(p.mul(c, c), [len(shape) - 1], True, 255**2)
     index = _scaled(p, squares, 1 / step, shape[-1] * 2**16, 0, sequence.INDEX_LIMIT)
     product = p.mul(c, p.index(sequence.inverse_table(0.0).astype(np.int32), index))
     return p.requantize(product, sequence.l2_scale(step), np.zeros(1, np.int64), 2**23, out, out.code_bounds)
@@ -193,7 +193,7 @@ def _softmax(p: Portable, node: Node) -> int:
         t = p.index(table[integers.CODES[127 - np.arange(256)].view(np.uint8)], _distance(p, x))
         return e.store_reals(node.outputs[0], e.pair("div", t, e.row_sum(t)))
     t = p.index(fp.softmax_table(scale, beta).astype(np.int64), _distance(p, x))
-    total = p.sum(t, [last], True, np.int64)
+    total = p.sum_wide(t, [last], True, 1 << fp.SOFTMAX_TABLE_BITS)
     share = p.floor_divide(p.add(total, t, 512), p.mul_scalar(total, 2))
     return p.finish(p.add_scalar(share, -128))
 
