@@ -13,6 +13,7 @@ A layer_norm takes an affine of its output into gamma and beta:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -65,7 +66,7 @@ def norm_codes(gamma: np.ndarray, beta: np.ndarray) -> NormCodes:
     )
 
 
-def declare_norm(b: GraphBuilder, hints: tuple[str, str], codes: NormCodes) -> list[str]:
+def declare_norm(b: GraphBuilder, hints: Sequence[str], codes: NormCodes) -> list[str]:
     """Add the constants of a layer_norm to ``b``; their names."""
     unit = codes.scale * normal_scale(len(codes.gamma))
     gamma = TensorType(codes.gamma.shape, "int16", Quantization.per_tensor(codes.scale, 0))
@@ -143,9 +144,8 @@ def check_ranges(graph: Graph, node: Node, codes: np.ndarray, scale: np.ndarray,
 def fold_node(b: GraphBuilder, graph: Graph, node: Node, affine: Affine) -> Node:
     """Declare the folded constants in ``b`` and return the node that uses them."""
     if node.op == "layer_norm":
-        x, gamma, beta = node.inputs
         with locate(node):
-            return replace(node, inputs=(x, *declare_norm(b, (gamma, beta), folded_norm(graph, node, affine))))
+            return replace(node, inputs=(node.inputs[0], *declare_norm(b, node.inputs[1:], folded_norm(graph, node, affine))))
     with locate(node):
         codes, scale, bias = folded_constants(graph, node, affine)
     w, bt = node.inputs[1:]

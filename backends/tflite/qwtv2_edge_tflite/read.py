@@ -385,11 +385,11 @@ def _bound(r: _Reader, op: Operator) -> None:
     assert row.data is not None
     if row.data.size != 1:
         raise Unreadable("form", f"{op.code} with {row.data.size} constants", "use it with one constant")
+    if type.quantization is None or type.quantization != r.type(op.outputs[0]).quantization:
+        raise Unreadable("quantization", f"{op.code} with a bound of another quantization", "give both one quantization")
     real = float((int(row.data.reshape(())) - type.zero_point) * type.scale)
     attrs = ClampAttrs(-np.inf, real) if op.code == "MINIMUM" else ClampAttrs(real, np.inf)
     other = Operator(op.code, (op.inputs[1 - positions[0]],), op.outputs, op.options)
-    if type.quantization != r.type(op.outputs[0]).quantization:
-        raise Unreadable("quantization", f"{op.code} with a bound of another quantization", "give both one quantization")
     _clamped(r, other, attrs)
 
 
