@@ -49,6 +49,7 @@ def test_describe_adds_up():
 def test_products_of_two_activations_count():
     b = GraphBuilder("scores")
     q, k = (b.input(name, TensorType((1, 2, 5, 8), "int8")) for name in "qk")
-    b.outputs += b.add("batch_matmul", [q, k], OPS["batch_matmul"].attrs(transpose_b=True), out_types=(TensorType((1, 2, 5, 5), "int8"),))
+    scores = TensorType((1, 2, 5, 5), "int8")
+    b.outputs += b.add("batch_matmul", [q, k], OPS["batch_matmul"].attrs(transpose_b=True), name="scores", out_types=(scores,))
     graph = b.freeze()
     assert macs(graph, graph.nodes[0]) == 2 * 5 * 5 * 8
