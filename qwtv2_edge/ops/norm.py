@@ -15,13 +15,14 @@ from qwtv2_edge.ops.spec import NoAttrs, OpSpec, QuantRule, Types, need
 class LayerNormAttrs:
     """y = (x - mean) / sqrt(var + eps) * gamma + beta. centre False (RMSNorm): neither mean nor centred variance.
 
-    shift: how much finer than 2**15 squared input steps the integer meaning holds variances, in bits; see
-    ``sequence.LayerNormScales``.
+    shift: how much finer than 2**15 squared input steps the integer meaning holds variances, in bits; passes: how often it
+    normalises, 1 or 2; see ``sequence.LayerNormTable``.
     """
 
     eps: float = 1e-5
     centre: bool = True
     shift: int = 0
+    passes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class L2NormalizeAttrs:
 def _layer_norm_infer(types: Types, a: LayerNormAttrs) -> tuple[TensorType, ...]:
     x, gamma, beta = types
     need(len(x.shape) >= 2, f"layer_norm takes rank 2 or more, got {x.shape}")
+    need(a.passes in (1, 2), f"layer_norm with {a.passes} passes", "use 1 or 2")
     need(gamma.shape == beta.shape == x.shape[-1:], f"gamma {gamma.shape} and beta {beta.shape} do not match the last axis of {x.shape}")
     return (TensorType(x.shape, x.dtype),)
 

@@ -75,26 +75,45 @@ class LayerNormTable:
     (2) q = d * d / 2**15
     (3) v = mean(q) * 2**shift                     an index, at most INDEX_LIMIT
     (4) r = inverse[v]                             1 / sqrt(variance + eps)
-    (5) t = d * r * normal                         |t| <= 32767 stands for sqrt(channels)
+    (5) t = d * r * scale                          |t| <= 32767 stands for sqrt(channels)
     (6) y = (t * gamma + beta) * output            gamma int16, beta int32
 
-    normal, output: effective scales, the first float32-exact. inverse: int16 (INDEX_LIMIT + 1,).
+    Rows that use little of x's range lose their variance to the rounding of (2). With two passes (2) to (5) run once more,
+    on t in place of d, which then has a variance near 1.
+
+    passes: (2) to (5), once or twice. output: effective scale.
     """
 
-    normal: float
+    passes: tuple[Normalising, ...]
     output: float
+
+    @staticmethod
+    def of(x: TensorType, gamma: TensorType, out: TensorType, attrs: Any) -> LayerNormTable:
+        n = x.shape[-1]
+        passes = [Normalising.of(x.scale, n, attrs.eps, attrs.shift)]
+        if attrs.passes == 2:
+            # a variance of 1 then has an index from 2**11 to 2**12
+            passes.append(Normalising.of(normal_scale(n), n, 0.0, 12 - fp.ceil_log2(2.0**15 / n)))
+        output = np.float64(layer_norm_sum_scale(x, gamma)) / np.float64(F(out.scale))
+        return LayerNormTable(tuple(passes), float(output))
+
+
+@dataclass(frozen=True)
+class Normalising:
+    """Steps (2) to (5) of :class:`LayerNormTable`. scale: effective, float32-exact. inverse: int16 (INDEX_LIMIT + 1,)."""
+
+    shift: int
+    scale: float
     inverse: np.ndarray
 
     @staticmethod
-    def of(x: TensorType, gamma: TensorType, out: TensorType, eps: float, shift: int) -> LayerNormTable:
-        step = float(F(x.scale)) ** 2 * 2.0 ** (15 - shift)  # the variance that an index of 1 stands for
+    def of(x_scale: float, channels: int, eps: float, shift: int) -> Normalising:
+        step = float(F(x_scale)) ** 2 * 2.0 ** (15 - shift)  # the variance that an index of 1 stands for
         offset = eps / step
         if offset < 1 / 64:  # not seen beside LEAST_INDEX; networks then share one table
             offset = 0.0
         largest = 1 / np.sqrt((LEAST_INDEX + offset) * step)
-        normal = x.scale * largest / INVERSE_LIMIT / normal_scale(x.shape[-1])
-        output = np.float64(layer_norm_sum_scale(x, gamma)) / np.float64(F(out.scale))
-        return LayerNormTable(float(F(normal)), float(output), inverse_table(offset))
+        return Normalising(shift, float(F(x_scale * largest / INVERSE_LIMIT / normal_scale(channels))), inverse_table(offset))
 
 
 def normal_scale(channels: int) -> float:
@@ -121,6 +140,16 @@ def variance_shift(scale: float, variance: float) -> int:
     return 15 if index <= 0 else int(np.clip(-fp.ceil_log2(index / INDEX_LIMIT), -2, 15))
 
 
+#: squared 16-bit steps over 2**15: rows of a smaller variance need a second pass
+LEAST_SQUARE = 8.0
+
+
+def variance_passes(scale: float, variance: float, eps: float) -> int:
+    """How often to normalise rows whose smallest real variance is ``variance``, of codes of ``scale``. A second pass would
+    undo an eps that counts beside it."""
+    return 2 if 64 * eps < variance < LEAST_SQUARE * float(F(scale)) ** 2 * 2.0**15 else 1
+
+
 Mean = Callable[[np.ndarray, int, float], np.ndarray]
 
 
@@ -139,15 +168,16 @@ def _layer_norm_int(mean: Mean, scheme: str, precision: type) -> Callable[..., n
         return fp.saturate16(fp.requantize(x, np.float64(F(scale)), scheme))
 
     def run(arrays: Arrays, attrs: Any, x_type: TensorType, gamma_type: TensorType, out: TensorType) -> np.ndarray:
-        k = LayerNormTable.of(x_type, gamma_type, out, attrs.eps, attrs.shift)
+        k = LayerNormTable.of(x_type, gamma_type, out, attrs)
         d, gamma, beta = (a.astype(I) for a in arrays)
         n = d.shape[-1]
         if attrs.centre:
             d = fp.saturate16(d - fp.saturate16(mean(d.sum(-1, keepdims=True), n, 1.0)))
-        q = rescale(d * d, 2.0**-15)
-        v = fp.saturate16(mean(q.sum(-1, keepdims=True), n, 2.0**-attrs.shift))
-        t = rescale(d * k.inverse[np.minimum(v, INDEX_LIMIT)], k.normal)
-        y = fp.requantize(t * gamma + beta, np.float64(precision(k.output)), scheme)
+        for p in k.passes:
+            q = rescale(d * d, 2.0**-15)
+            v = fp.saturate16(mean(q.sum(-1, keepdims=True), n, 2.0**-p.shift))
+            d = rescale(d * p.inverse[np.minimum(v, INDEX_LIMIT)], p.scale)
+        y = fp.requantize(d * gamma + beta, np.float64(precision(k.output)), scheme)
         return fp.to_codes(y, out.zero_point, *out.code_bounds)
 
     return run

@@ -27,7 +27,7 @@ from qwtv2_edge.ir.types import CODE_BOUNDS, DTYPES, WEIGHT_AXIS, Quantization, 
 from qwtv2_edge.numerics import FLOAT_OPS
 from qwtv2_edge.ops import OPS
 from qwtv2_edge.ops.norm import LayerNormAttrs
-from qwtv2_edge.ops.sequence import variance_shift
+from qwtv2_edge.ops.sequence import variance_passes, variance_shift
 from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.quantization.calibrate import Stats
 from qwtv2_edge.quantization.observers import Observer, activation_range, weight_scale
@@ -411,11 +411,12 @@ def _weighted_constants(b: GraphBuilder, node: Node, graph: Graph, plan: Plan, r
 
 
 def _norm_constants(b: GraphBuilder, node: Node, graph: Graph, plan: Plan, stats: Stats) -> tuple[list[str], LayerNormAttrs]:
-    """Add a layer_norm's integer gamma and beta; its attributes with the shift that its variances need."""
+    """Add a layer_norm's integer gamma and beta; its attributes with what its variances need."""
     x, g, t = node.inputs
     gamma, beta = graph.constants[g], graph.constants[t]
     codes = norm_codes(gamma, beta)
-    attrs = replace(node.attrs, shift=variance_shift(plan.reads(node, 0).scale, stats.variances[x]))
+    scale, (least, most) = plan.reads(node, 0).scale, stats.variances[x]
+    attrs = replace(node.attrs, shift=variance_shift(scale, most), passes=variance_passes(scale, least, node.attrs.eps))
     return declare_norm(b, (g, t), codes), attrs
 
 

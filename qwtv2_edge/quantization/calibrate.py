@@ -22,12 +22,13 @@ class Stats:
 
     Attributes:
         observers: one per real activation tensor.
-        variances: input tensor of a layer_norm -> the largest variance (mean square for RMSNorm) of any of its rows.
+        variances: input tensor of a layer_norm -> the smallest and the largest variance (mean square for RMSNorm) of any of
+            its rows.
         samples: number of samples.
     """
 
     observers: Mapping[str, Observer]
-    variances: Mapping[str, float]
+    variances: Mapping[str, tuple[float, float]]
     samples: int
 
 
@@ -54,14 +55,15 @@ def calibrate(
         if graph.tensors[t].dtype == "float32":
             observers[t] = Observer(histogram=r.observer != "minmax")
     normalised = {n.inputs[0]: n.attrs.centre for n in graph.nodes if n.op == "layer_norm"}
-    variances = dict.fromkeys(normalised, 0.0)
+    variances = dict.fromkeys(normalised, (float("inf"), 0.0))
 
     def look(t: str, value: np.ndarray) -> None:
         if t in observers:
             observers[t].update(value)
         if t in normalised:
             rows = value - value.mean(-1, keepdims=True) if normalised[t] else value
-            variances[t] = max(variances[t], float(np.square(rows).mean(-1).max()))
+            found = np.square(rows).mean(-1)
+            variances[t] = min(variances[t][0], float(found.min())), max(variances[t][1], float(found.max()))
 
     def observe(node: Node, outputs: tuple[np.ndarray, ...]) -> None:
         for t, value in zip(node.outputs, outputs, strict=True):

@@ -15,7 +15,9 @@ SPREADS = (200.0, 4000.0, 18900.0)
 UNIT_LENGTH = Quantization.per_tensor(1 / 128, 0)
 
 
-def _layer_norm(name: str, rng: np.random.Generator, grid: Grid, shape, dtype: str, *, spread=4000.0, eps=1e-5, centre=True) -> Case:
+def _layer_norm(
+    name: str, rng: np.random.Generator, grid: Grid, shape, dtype: str, *, spread=4000.0, eps=1e-5, centre=True, passes=1
+) -> Case:
     """gamma around 1, beta around 0. The shift is chosen for codes of standard deviation ``spread``."""
     n, x = shape[-1], draw_wide(rng, shape, grid, 1e-3)
     gamma_scale = grid.scale(1.6 / 32767)
@@ -30,7 +32,7 @@ def _layer_norm(name: str, rng: np.random.Generator, grid: Grid, shape, dtype: s
         TensorType((n,), "int16", Quantization.per_tensor(gamma_scale, 0)),
         TensorType((n,), "int32", Quantization((beta_scale,), (0,))),
     ]
-    attrs = LayerNormAttrs(eps, centre, variance_shift(x.scale, (spread * x.scale) ** 2))
+    attrs = LayerNormAttrs(eps, centre, variance_shift(x.scale, (spread * x.scale) ** 2), passes)
     return op_case(name, "layer_norm", attrs, types, out, constants={1: gamma, 2: beta}, dtype=dtype)
 
 
@@ -63,6 +65,8 @@ def cases() -> list[Case]:
                 out.append(_layer_norm(f"rms-norm-{label}", rng, grid, shape, dtype, centre=False))
             for spread in SPREADS:
                 out.append(_layer_norm(f"layer-norm-spread-{spread:g}-{dtype}-{grid_name}", rng, grid, (1, 3, 32), dtype, spread=spread))
+            for n in (8, 48, 384):
+                out.append(_layer_norm(f"layer-norm-twice-{n}-{dtype}-{grid_name}", rng, grid, (1, 3, n), dtype, passes=2))
             for eps in (1e-12, 0.1, 30.0):
                 out.append(_layer_norm(f"layer-norm-eps-{eps:g}-{dtype}-{grid_name}", rng, grid, (1, 3, 32), dtype, eps=eps))
         for shape in ((1, 9), (1, 5, 64), (1, 2, 3, 33)):

@@ -144,7 +144,7 @@ def _layer_norm(p: Portable, node: Node) -> int:
     """The steps of :class:`sequence.LayerNormTable`."""
     (x, gamma_type, _), out = p.graph.in_types(node), p.type(node.outputs[0])
     gamma, beta = (p.graph.constants[t] for t in node.inputs[1:])
-    k = sequence.LayerNormTable.of(x, gamma_type, out, node.attrs.eps, node.attrs.shift)
+    k = sequence.LayerNormTable.of(x, gamma_type, out, node.attrs)
     count, last = x.shape[-1], len(x.shape) - 1
     d = p.cast(p.value(node.inputs[0]), np.int32)
 
@@ -154,10 +154,11 @@ def _layer_norm(p: Portable, node: Node) -> int:
 
     if node.attrs.centre:
         d = p.clamp(p.add(d, mean(d, 1.0, -32768, 32767), -1), -32768, 32767)
-    q = _scaled(p, p.mul(d, d), 2.0**-15, 2**30, 0, 32767)
-    inverse = p.index(k.inverse.astype(np.int32), mean(q, 2.0**-node.attrs.shift, 0, sequence.INDEX_LIMIT))
-    t = _scaled(p, p.mul(d, inverse), k.normal, 2**30, -32768, 32767)
-    y = p.mul(t, p.program.constant(gamma.astype(np.int32)))
+    for k_pass in k.passes:
+        q = _scaled(p, p.mul(d, d), 2.0**-15, 2**30, 0, 32767)
+        inverse = p.index(k_pass.inverse.astype(np.int32), mean(q, 2.0**-k_pass.shift, 0, sequence.INDEX_LIMIT))
+        d = _scaled(p, p.mul(d, inverse), k_pass.scale, 2**30, -32768, 32767)
+    y = p.mul(d, p.program.constant(gamma.astype(np.int32)))
     return p.requantize(y, np.float64(np.float32(k.output)), beta.astype(np.int64), 2**30, out, out.code_bounds)
 
 

@@ -130,19 +130,20 @@ def _layer_norm(e: Emission, node: Node) -> None:
     """The steps of :class:`LayerNormTable`."""
     graph, c = e.graph, Chain(e, node)
     (x, gamma, _), out = graph.in_types(node), graph.out_types(node)[0]
-    table = LayerNormTable.of(x, gamma, out, node.attrs.eps, node.attrs.shift)
+    table = LayerNormTable.of(x, gamma, out, node.attrs)
     source = e.use(node.inputs[0])
     d = c.wide(source)
     if node.attrs.centre:
         mean = c.wide(c.reduce("MEAN", source, x.quantization))
         # ADD, since TFLite Micro's SUB of int32 takes no scales
         d = c.narrow("ADD", d, c.step("MUL", mean, c.constant(-1, "int32")), scale=1.0)
-    squares = c.step("MUL", d, d, quantization=Quantization.per_tensor(2.0**-15, 0))
-    square = c.step("QUANTIZE", squares, dtype="int16", quantization=UNIT)
-    variance = c.reduce("MEAN", square, Quantization.per_tensor(2.0**-node.attrs.shift, 0))
-    index = c.wide(c.step("MINIMUM", variance, c.constant(INDEX_LIMIT, "int16")))
-    t = c.narrow("MUL", d, c.look_up_wide(table.inverse, index), scale=table.normal)
-    scaled = c.step("MUL", t, c.constant(graph.constants[node.inputs[1]], "int32"))
+    for p in table.passes:
+        squares = c.step("MUL", d, d, quantization=Quantization.per_tensor(2.0**-15, 0))
+        square = c.step("QUANTIZE", squares, dtype="int16", quantization=UNIT)
+        variance = c.reduce("MEAN", square, Quantization.per_tensor(2.0**-p.shift, 0))
+        index = c.wide(c.step("MINIMUM", variance, c.constant(INDEX_LIMIT, "int16")))
+        d = c.narrow("MUL", d, c.look_up_wide(p.inverse, index), scale=p.scale)
+    scaled = c.step("MUL", d, c.constant(graph.constants[node.inputs[1]], "int32"))
     beta = c.constant(graph.constants[node.inputs[2]], "int32")
     total = c.step("ADD", scaled, beta, quantization=Quantization.per_tensor(layer_norm_sum_scale(x, gamma), 0))
     c.step("QUANTIZE", total, target=e.use(node.outputs[0]))
