@@ -1,11 +1,13 @@
 """Transformers: latency beside the peers' files, accuracy per recipe, bytes on whole evaluation sets, a sentence encoder.
 
-    python tests/benchmarks/bench_transformers.py {latency,accuracy,exactness,sentences} [--net NAME]... [--samples N]
+    python tests/benchmarks/bench_transformers.py {latency,forms,accuracy,exactness,sentences} [--net NAME]... [--samples N]
         [--rows FILE] [--folder FOLDER --peer-python PATH --rounds N]
 
 latency    our files with each choice of float_ops and the peers' 8-bit and float files, on LiteRT and ExecuTorch, one thread,
            all loaded at once and timed in turn; delegate partitions and ops outside of them. --peer-python: as for
            bench_export.py. Peers' files that lie in --folder already are not made again.
+forms      microseconds that one more LayerNorm, softmax or GELU of KWT-1's sizes takes in each target's forms: the difference
+           between a row of nine and one alone, over eight. (XNNPACK makes one table of several GELU in a row.)
 accuracy   recipes against the float network on the whole evaluation set, simulated with one numerics per format.
 exactness  the default recipes at 8 and 4 bits: every numerics of every target against the simulator, on the whole evaluation
            set and the edge patterns.
@@ -32,6 +34,7 @@ import numpy as np
 from bench_export import ONE_THREAD, flow, latency
 from common import ROOT, note, show, sqnr_db
 from models import build_net, calibration_of, transformers
+from torch import nn
 
 import qwtv2_edge as qe
 from qwtv2_edge.backends import TARGETS
@@ -116,6 +119,38 @@ def measure_latency(name: str, args: argparse.Namespace) -> Rows:
         for key, path in files.items():
             partitions = FORMATS[path.suffix][1](path.read_bytes())
             yield {"net": name, "file": key, "bytes": path.stat().st_size, **partitions, **times[key], "load_average": round(before, 2)}
+
+
+#: op -> (module, shape)
+FORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "layer_norm": (lambda: nn.LayerNorm(64), (1, 99, 64)),
+    "softmax": (lambda: nn.Softmax(-1), (1, 99, 99)),
+    "gelu": (nn.GELU, (1, 99, 256)),
+}
+ROW = 8
+FORM_RUNNERS = {
+    "tflite": ("litert-xnnpack", "litert-reference"),
+    "executorch-xnnpack": ("executorch",),
+    "executorch-portable": ("executorch",),
+}
+
+
+def measure_forms(name: str, args: argparse.Namespace) -> Rows:
+    make, shape = FORMS[name]
+    samples = np.random.default_rng(0).normal(size=(16, *shape[1:])).astype(np.float32)
+    files: dict[str, tuple[str, Path]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for length in (1, 1 + ROW):
+            module = nn.Sequential(*(make() for _ in range(length))).eval()
+            graph = qe.quantize(qe.capture(module, (samples[:1],)), samples, {"compensation": "none"}).graph
+            for choice, (target, runners) in itertools.product(("forbid", "allow"), FORM_RUNNERS.items()):
+                artifact = qe.emit(graph.with_metadata(**{FLOAT_OPS: choice}), target)
+                path = artifact.save(Path(folder) / f"{length} {choice}{artifact.suffix}")
+                files |= {f"{length} {target} {choice} {runner}": (runner, path) for runner in runners}
+        times = latency(files, args.rounds, 100)
+    for key in (k.partition(" ")[2] for k in times if k.startswith("1 ")):
+        one, row = times[f"1 {key}"], times[f"{1 + ROW} {key}"]
+        yield {"op": name, "form": key, **{f"{p}_us": round(1000 * (row[f"{p}_ms"] - one[f"{p}_ms"]) / ROW, 2) for p in ("p10", "p50")}}
 
 
 # ---------------------------------------------------------------------- accuracy
@@ -234,6 +269,7 @@ def whole_export(name: str, calibration: tuple[np.ndarray, ...], weight_bytes: i
 #: part -> (networks, what measures one)
 PARTS: dict[str, tuple[tuple[str, ...], Callable[[str, argparse.Namespace], Rows]]] = {
     "latency": (LATENCY_NETS, measure_latency),
+    "forms": (tuple(FORMS), measure_forms),
     "accuracy": (tuple(transformers.FOLDERS), measure_accuracy),
     "exactness": (tuple(transformers.FOLDERS), measure_exactness),
     "sentences": (("minilm",), measure_sentences),
