@@ -121,9 +121,10 @@ class NetworkChoice:
 
 @dataclass(frozen=True)
 class FitResult:
-    """graph: the integer graph with the chosen variant folded in."""
+    """graph: the integer graph with the chosen variant folded in; variants: the same for every variant that was compared."""
 
     graph: Graph
+    variants: Mapping[str, Graph]
     nodes: tuple[NodeChoice, ...]
     network: NetworkChoice
 
@@ -557,7 +558,8 @@ class _Lockstep:
                 for c in report
             ]
         network = NetworkChoice(best.kind, reason, {k: float(e.mean()) for k, e in errors.items()})
-        return FitResult(fold(self.graph, best.affines), tuple(report), network)
+        variants = {v.kind: fold(self.graph, v.affines) for v in self.variants}
+        return FitResult(variants[best.kind], variants, tuple(report), network)
 
     def output_errors(self, v: _Variant) -> np.ndarray:
         """Per held-out sample the squared error of the outputs, relative to each output's float power, averaged over outputs."""

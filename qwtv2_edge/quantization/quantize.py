@@ -46,10 +46,19 @@ class QuantizationReport:
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """graph: integer, CWAC folded. float_graph: what it stands for, in the same layout. report: how it came about."""
+    """The outcome.
+
+    Attributes:
+        graph: integer, CWAC folded.
+        float_graph: what it stands for, in the same layout.
+        variants: "none", "offset", "cwac", as far as the recipe allows -> integer graph; ``graph`` is the one that the
+            whole-network gate chose.
+        report: how it came about.
+    """
 
     graph: Graph
     float_graph: Graph
+    variants: Mapping[str, Graph]
     report: QuantizationReport
 
 
@@ -93,7 +102,9 @@ def quantize(
             lambda node: _options(node, recipe),
             progress,
         )
-    return QuantizedModel(result.graph, legal, _report(stats.samples, result, boundary_transposes(legal), quantized.narrow))
+    return QuantizedModel(
+        result.graph, legal, result.variants, _report(stats.samples, result, boundary_transposes(legal), quantized.narrow)
+    )
 
 
 def held_out(samples: int, recipe: Recipe) -> np.ndarray:

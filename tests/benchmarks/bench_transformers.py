@@ -1,7 +1,7 @@
 """Transformers: latency beside the peers' files, accuracy per recipe, bytes on whole evaluation sets, a sentence encoder.
 
     python tests/benchmarks/bench_transformers.py {latency,forms,accuracy,exactness,sentences} [--net NAME]... [--samples N]
-        [--rows FILE] [--folder FOLDER --peer-python PATH --rounds N]
+        [--numerics NAME]... [--rows FILE] [--folder FOLDER --peer-python PATH --rounds N]
 
 latency    our files with each choice of float_ops and the peers' 8-bit and float files, on LiteRT and ExecuTorch, one thread,
            all loaded at once and timed in turn; delegate partitions and ops outside of them. --peer-python: as for
@@ -14,7 +14,8 @@ exactness  the default recipes at 8 and 4 bits: every numerics of every target a
 sentences  all-MiniLM-L6-v2: mean cosine to the float embeddings on sentences that calibration did not see; then time and peak
            memory of one whole export by the command.
 
---rows appends every row to FILE as one JSON line as soon as it is there. --samples: calibration samples.
+--rows appends every row to FILE as one JSON line as soon as it is there. --samples: calibration samples. --numerics: of accuracy and
+sentences; one per format without it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ from qwtv2_edge.simulator.run import run_float
 LATENCY_NETS = ("kwt1", "vit_mnist", "deit_tiny")
 #: one numerics per format
 NUMERICS = ("litert-reference", "executorch-xnnpack")
-KINDS = ("none", "offset", "cwac")
 OBSERVERS: tuple[dict[str, Any], ...] = ({}, {"observer": "percentile", "percentile": 99.9})
 #: the input of KWT-1 has too wide a range for 8 bits
 WIDE_INPUT = {"overrides": {"patch_embed": {"activation_bits": 16}}}
@@ -157,8 +157,8 @@ def measure_forms(name: str, args: argparse.Namespace) -> Rows:
 
 
 def recipes(name: str) -> list[dict[str, Any]]:
-    """Every kind of compensation at 8 and 4 bits with each observer; then what else a recipe may say, one thing at a time."""
-    grid = [{**o, "weight_bits": bits, "compensation": kind} for o, bits, kind in itertools.product(OBSERVERS, (8, 4), KINDS)]
+    """8 and 4 bits with each observer; then what else a recipe may say, one thing at a time."""
+    grid = [{**o, "weight_bits": bits} for o, bits in itertools.product(OBSERVERS, (8, 4))]
     alternatives = [{"residual_bits": 8}, {"smoothing": "none"}, *([WIDE_INPUT] if name == "kwt1" else [])]
     return grid + [{**more, "weight_bits": bits} for more, bits in itertools.product(alternatives, (8, 4))]
 
@@ -171,12 +171,13 @@ def measure_accuracy(name: str, args: argparse.Namespace) -> Rows:
     yield {"net": name, "float_top1": percent(wanted.argmax(1) == labels), "samples": len(inputs), "calibration": len(calibration)}
     for recipe in recipes(name):
         result = qe.quantize(graph, calibration, recipe)
-        for numerics in NUMERICS:
-            (y,) = qe.simulate(result.graph, inputs, numerics)
+        for (kind, variant), numerics in itertools.product(result.variants.items(), args.numerics or NUMERICS):
+            (y,) = qe.simulate(variant, inputs, numerics)
             yield {
                 "net": name,
                 **recipe,
-                "chosen": result.report.network.chosen,
+                "compensation": kind,
+                "chosen": result.report.network.chosen == kind,
                 "numerics": numerics,
                 "top1": percent(y.argmax(1) == labels),
                 "agreement": percent(y.argmax(1) == wanted.argmax(1)),
@@ -227,11 +228,12 @@ def measure_sentences(name: str, args: argparse.Namespace) -> Rows:
     net = build_net(name)
     graph = qe.capture(net, tuple(a[:1] for a in calibration))
     (wanted,) = run_float(graph, inputs)
-    for bits, kind in itertools.product((8, 4), KINDS):
-        result = qe.quantize(graph, calibration, {"weight_bits": bits, "compensation": kind})
-        for numerics in NUMERICS:
-            (y,) = qe.simulate(result.graph, inputs, numerics)
-            row = {"net": name, "weight_bits": bits, "compensation": kind, "chosen": result.report.network.chosen, "numerics": numerics}
+    for bits in (8, 4):
+        result = qe.quantize(graph, calibration, {"weight_bits": bits})
+        for (kind, variant), numerics in itertools.product(result.variants.items(), args.numerics or NUMERICS):
+            (y,) = qe.simulate(variant, inputs, numerics)
+            chosen = result.report.network.chosen == kind
+            row = {"net": name, "weight_bits": bits, "compensation": kind, "chosen": chosen, "numerics": numerics}
             yield {**row, "cosine": cosine(y, wanted), "samples": len(y)}
     yield whole_export(name, calibration, 4 * sum(p.numel() for p in net.parameters()))
 
@@ -281,6 +283,7 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--net", action="append")
     parser.add_argument("--samples", type=int)
+    parser.add_argument("--numerics", action="append")
     parser.add_argument("--rows", type=Path)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--peer-python")

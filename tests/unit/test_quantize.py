@@ -8,6 +8,7 @@ import pytest
 from qwtv2_edge.errors import CalibrationError, QuantizeError, RecipeError
 from qwtv2_edge.ir import Graph, GraphBuilder, Location, TensorType
 from qwtv2_edge.ir.check import check
+from qwtv2_edge.ir.serde import graph_hash
 from qwtv2_edge.ops.activation import ClampAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
@@ -301,6 +302,9 @@ def test_variants_are_ordered_on_data_the_fit_did_not_see():
     report = results["cwac"].report
     assert [c.node for c in report.compensation] == [n.name for n in graph.nodes if n.op == "conv2d"]
     assert any(c.target == "residual" for c in report.compensation)
+    variants = results["cwac"].variants
+    assert variants[report.network.chosen] is results["cwac"].graph
+    assert {k: graph_hash(g) for k, g in variants.items()} == {k: graph_hash(r.variants[k]) for k, r in results.items()}
     assert all(c.mse_cwac <= c.mse_before * 1.5 for c in report.compensation)
 
 
