@@ -349,7 +349,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def example_inputs(module: Any, calibration: Any) -> tuple[np.ndarray, ...]:
-    """The first calibration sample, for a factory that returned a bare module.
+    """The first calibration sample, for a factory that returned a bare module: float32, but for int32 and int64, which are indices.
 
     Raises: UsageError where the calibration file does not name the module's arguments.
     """
@@ -364,7 +364,8 @@ def example_inputs(module: Any, calibration: Any) -> tuple[np.ndarray, ...]:
                     f"{calibration} has {', '.join(file.files)}, the module's arguments are {', '.join(names)}",
                     fix="name each array as the module's argument, or return (module, example_inputs) from the factory",
                 )
-            return tuple(np.ascontiguousarray(file[n][:1], np.float32) for n in found)
+            firsts = [file[n][:1] for n in found]
+            return tuple(a if a.dtype in (np.int32, np.int64) else np.ascontiguousarray(a, np.float32) for a in firsts)
     except (OSError, ValueError, zipfile.BadZipFile) as exc:
         raise UsageError(f"can't read {calibration}: {exc}", fix="give an .npz file") from exc
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("torch")
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from qwtv2_edge.errors import UsageError
+from qwtv2_edge.export import example_inputs
 from qwtv2_edge.frontend.load import load_module
 
 MODEL = """
@@ -159,3 +161,13 @@ def test_damaged_program(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04 not a program")
     with pytest.raises(UsageError, match="can load"):
         load_module(str(path))
+
+
+def test_example_inputs_of_a_bare_module_keep_indices(tmp_path: Path) -> None:
+    class Text(nn.Module):
+        def forward(self, words: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+            raise NotImplementedError
+
+    np.savez(tmp_path / "calib.npz", image=np.zeros((3, 4), np.uint8), words=np.full((3, 5), 7, np.int64))
+    words, image = example_inputs(Text(), tmp_path / "calib.npz")
+    assert (words.shape, words.dtype, image.shape, image.dtype) == ((1, 5), np.int64, (1, 4), np.float32)
