@@ -35,13 +35,22 @@ EXACT_CHANNELS = 512
 
 Scale = Callable[[TensorType, TensorType, TensorType], Any]
 
+
+def matmul_scale(first: TensorType, second: TensorType, out: TensorType) -> np.float64:
+    """Effective scale of a product of two activations: float32 product, float64 quotient, unlike that of MUL.
+
+    Source: LiteRT tflite/kernels/kernel_util.cc :: GetQuantizedConvolutionMultipler
+    """
+    return fp.float32_product_scale(first.scale, second.scale, out.scale)[0]
+
+
 #: rule -> (precision of the product of scales, rounding scheme)
 MATMUL_RULES: dict[str, tuple[Scale, str]] = {
-    "REF_F32": (product_scale32, "REF"),
+    "REF_F32": (matmul_scale, "REF"),
     "REF_F64": (product_scale64, "REF"),
     "F32E": (product_scale32, "F32E"),
-    "ONE_F32": (product_scale32, "ONE"),
-    "R64_F32": (product_scale32, "R64"),
+    "ONE_F32": (matmul_scale, "ONE"),
+    "R64_F32": (matmul_scale, "R64"),
 }
 
 
@@ -134,10 +143,14 @@ def inverse_table(offset: float) -> np.ndarray:
     return table
 
 
+#: a finer shift would read more into squares that round to 0 than they say, and take small variances for none
+FINEST_SHIFT = 6
+
+
 def variance_shift(scale: float, variance: float) -> int:
-    """The finest shift, from -2 to 15, at which twice the real ``variance`` of codes of ``scale`` stays within the table."""
+    """The finest shift, from -2 to FINEST_SHIFT, at which twice the real ``variance`` of codes of ``scale`` stays within the table."""
     index = 2 * variance / (float(F(scale)) ** 2 * 2.0**15)
-    return 15 if index <= 0 else int(np.clip(-fp.ceil_log2(index / INDEX_LIMIT), -2, 15))
+    return FINEST_SHIFT if index <= 0 else int(np.clip(-fp.ceil_log2(index / INDEX_LIMIT), -2, FINEST_SHIFT))
 
 
 #: squared 16-bit steps over 2**15: rows of a smaller variance need a second pass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cases.build import CODE_STD, GRIDS, WIDER, Case, Grid, draw_act, draw_wide, op_case
+from cases.build import CODE_STD, GRIDS, RANDOM, WIDER, Case, Grid, draw_act, draw_wide, op_case
 from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.ops.matmul import BatchMatmulAttrs
 
@@ -17,6 +17,7 @@ SIZES = {
     "one-inner": ((1,), 4, 1, 6),
     "long": ((1, 1), 3, 300, 4),
     "one-row": ((1, 2), 1, 33, 17),
+    "many": ((1,), 64, 64, 64),
 }
 
 
@@ -47,7 +48,7 @@ def cases() -> list[Case]:
     out = []
     for grid_name, grid in GRIDS.items():
         rng = np.random.default_rng(41)
-        for name, size in SIZES.items():
+        for name, size in ((n, s) for n, s in SIZES.items() if n != "many"):
             for transpose_b in (False, True):
                 label = f"{name}{'-transposed' if transpose_b else ''}-{grid_name}"
                 out.append(_product(f"batch-matmul-{label}", rng, grid, size, transpose_b))
@@ -59,4 +60,7 @@ def cases() -> list[Case]:
                     out.append(_product(f"batch-matmul-{label}", rng, grid, SIZES[name], transpose_b, constant=constant))
         for gain in (0.02, 300.0):
             out.append(_product(f"batch-matmul-gain-{gain:g}-{grid_name}", rng, grid, SIZES["rank3"], True, gain=gain))
+    rng = np.random.default_rng(43)
+    # the last bits of a multiplier show in one output of some hundred thousand
+    out.extend(_product(f"batch-matmul-scales-{i}", rng, RANDOM, SIZES["many"], True) for i in range(20))
     return out

@@ -225,10 +225,10 @@ def test_heron_steps_round_once_each():
 def test_the_shift_is_the_finest_that_holds_twice_the_variance(scale, variance):
     shift = sequence.variance_shift(scale, variance)
     step = np.float64(np.float32(scale)) ** 2 * 2.0**15
-    assert -2 <= shift <= 15
-    if -2 < shift < 15:
+    assert -2 <= shift <= sequence.FINEST_SHIFT
+    if -2 < shift < sequence.FINEST_SHIFT:
         assert 2 * variance / step * 2.0**shift <= sequence.INDEX_LIMIT < 2 * variance / step * 2.0 ** (shift + 1)
-    assert variance > 0 or shift == 15
+    assert variance > 0 or shift == sequence.FINEST_SHIFT
 
 
 def test_tables_of_inverse_roots_are_shared_and_right():

@@ -214,7 +214,7 @@ def _batch_matmul(p: Portable, node: Node) -> int:
         b = p.permute(b, (0, 2, 1))
     acc = p.call("aten::bmm.out", a, b, shape=(count, m, n), dtype=dtype)
     acc = p.program.alias(acc, out.shape)
-    scale = np.float64(integers.product_scale32(types[0], types[1], out))
+    scale = sequence.matmul_scale(types[0], types[1], out)
     return p.requantize(acc, scale, np.zeros(1, np.int64), largest, out, out.code_bounds, 15 if wide else 31)
 
 
