@@ -51,6 +51,7 @@ MATMUL_RULES: dict[str, tuple[Scale, str]] = {
     "F32E": (product_scale32, "F32E"),
     "ONE_F32": (matmul_scale, "ONE"),
     "R64_F32": (matmul_scale, "R64"),
+    "R64_F64": (product_scale64, "R64"),
 }
 
 

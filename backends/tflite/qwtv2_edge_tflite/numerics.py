@@ -130,6 +130,7 @@ MICRO = {
     **REFERENCE,
     "fully_connected": "REF_F64",  # M/fully_connected.cc; the wheel keeps the product of the scales in float64
     "mul": "REF_F64",  # M/mul_common.cc :: CalculateOpDataMul
+    "batch_matmul": "REF_F64",  # M/batch_matmul.cc
     "logistic": "FIXED_TFLM",  # M/logistic_common.cc, I/reference/integer_ops/logistic.h
     "tanh": "FIXED_TFLM",  # M/tanh.cc, I/reference/integer_ops/tanh.h
     "sum": "REF",  # M/reduce_common.cc :: EvalSumHelper
@@ -139,6 +140,7 @@ MICRO = {
     "prelu": "REF_F64",  # M/prelu_common.cc :: CalculatePreluParams
     "mul:int16": "REF_F64",  # M/mul_common.cc :: CalculateOpDataMul
     "fully_connected:int16": "REF_F64",  # M/fully_connected.cc
+    "batch_matmul:int16": "R64_F64",  # M/batch_matmul.cc
 }
 
 #: what runtimes have no kernel for, or one that computes something else
