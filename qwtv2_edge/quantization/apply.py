@@ -191,13 +191,11 @@ def solve(graph: Graph, stats: Stats, pins: Mapping[str, tuple[float, float]], r
         else:
             p = params_for(low, high)
         params.update({t: fixed.get(t, p) for t in members})
-        for t in fixed:  # the class goes on without what is prescribed
-            parent[t] = t
 
     requantize: dict[tuple[str, int], Params] = {}
     for node in graph.nodes:
         for i, t in enumerate(node.inputs):
-            wanted = _wanted(node, i, chosen, params, ranges, symmetric) if t in params else None
+            wanted = _wanted(node, i, chosen, params, ranges) if t in params else None
             if wanted is not None and wanted != params[t]:
                 requantize[node.name, i] = wanted
     outputs = {t: params_for(*ranges[t]) for t in graph.outputs if recipe.io_dtype == "int8" and width.get(t) == 16}
@@ -210,7 +208,6 @@ def _wanted(
     chosen: Widths,
     params: Mapping[str, Params],
     ranges: Mapping[str, tuple[float, float]],
-    symmetric: set[str],
 ) -> Params | None:
     """What ``node`` reads input ``index`` as; None where it takes what there is."""
     t, out = node.inputs[index], node.outputs[0]
