@@ -9,8 +9,8 @@ latency    our files with each choice of float_ops and the peers' 8-bit and floa
 forms      microseconds that one more LayerNorm, softmax or GELU of KWT-1's sizes takes in each target's forms: the difference
            between a row of nine and one alone, over eight. (XNNPACK makes one table of several GELU in a row.)
 accuracy   recipes against the float network on the whole evaluation set, simulated with one numerics per format.
-exactness  the default recipes at 8 and 4 bits: every exact numerics on the target it is named for, against the simulator, on the whole evaluation
-           set and the edge patterns.
+exactness  the default recipes at 8 and 4 bits: every exact numerics on the target it is named for, against the simulator, on
+           the whole evaluation set and the edge patterns.
 sentences  all-MiniLM-L6-v2: mean cosine to the float embeddings on sentences that calibration did not see; then time and peak
            memory of one whole export by the command.
 
