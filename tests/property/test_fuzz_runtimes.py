@@ -149,7 +149,7 @@ WRONG = {
     "quantize": "RNE",
     "gelu": "LUT_XNN_ERF",
     "batch_matmul": "F32E",
-    "softmax": "TABLE",
+    "softmax": "F32",
     "l2_normalize": "INT_ONE",
     "layer_norm": "INT_ONE",
     "channel_add": "F32",
@@ -166,11 +166,11 @@ WRONG = {
 
 
 def test_the_search_would_see_a_wrong_rule():
-    """The graphs must be of a kind on which rules differ: each swapped rule shows in some of 2000 graphs."""
+    """The graphs must be of a kind on which rules differ: each swapped rule shows in some of 4000 graphs."""
     right = next(n for n in numerics_of("tflite") if n.name == "litert-reference")
     seen: Counter[str] = Counter()
 
-    @settings(max_examples=2000, **FIXED)
+    @settings(max_examples=4000, **FIXED)
     @given(integer_graphs())
     def compare(graph):
         left = {key for n in graph.nodes for key in (n.op, rule_key(graph, n))} & (set(WRONG) - set(seen))
