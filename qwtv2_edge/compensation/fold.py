@@ -33,9 +33,6 @@ MAX_ACCUMULATOR = 2**31 - 1
 #: smallest scale of a layer_norm's gamma
 MIN_NORM_SCALE = 1e-12
 
-#: ops whose constants take an affine of their output in
-FOLDABLE = frozenset({*WEIGHT_AXIS, "layer_norm"})
-
 
 @dataclass(frozen=True)
 class Affine:
@@ -128,9 +125,7 @@ def check_ranges(graph: Graph, node: Node, codes: np.ndarray, scale: np.ndarray,
     """
     x, out = graph.tensors[node.inputs[0]], graph.tensors[node.outputs[0]]
     rows = np.abs(np.moveaxis(codes, WEIGHT_AXIS[node.op], 0).reshape(len(bias), -1).astype(np.int64)).sum(1)
-    low, high = x.code_bounds
-    furthest = max(high - x.zero_point, x.zero_point - low)
-    total = rows * furthest + np.abs(bias)
+    total = rows * x.reach + np.abs(bias)
     if np.abs(bias).max(initial=0) >= MAX_BIAS or total.max(initial=0) > MAX_ACCUMULATOR:
         raise CompensationError(f"bias {int(np.abs(bias).max())} or accumulator {int(total.max())} leaves int32")
     effective = x.scale * scale.astype(np.float64) / out.scale

@@ -45,8 +45,8 @@ class Moments:
 
         Args:
             z, y: float, (samples, positions, channels).
-            keep: bool (samples, positions), False for positions that don't count, such as padding; None for all. Every
-                sample keeps at least one.
+            keep: bool (samples, positions), False for positions that don't count, such as padding; None for all. At
+                least one position counts.
         """
         samples, positions, _ = z.shape
         e = y - z
@@ -54,7 +54,7 @@ class Moments:
             count, per = samples * positions, np.full((samples, 1), positions, np.float64)
         else:
             z, e = z * keep[:, :, None], e * keep[:, :, None]
-            count, per = int(keep.sum()), keep.sum(1, dtype=np.float64)[:, None]
+            count, per = int(keep.sum()), np.maximum(keep.sum(1, dtype=np.float64), 1)[:, None]
         zm, em = z.sum((0, 1), dtype=np.float64) / count, e.sum((0, 1), dtype=np.float64) / count
         # centred, then summed in float32 over one sample's positions and in float64 over samples
         zc, ec = z - zm.astype(z.dtype), e - em.astype(e.dtype)

@@ -87,6 +87,12 @@ class TensorType:
         return CODE_BOUNDS[self.dtype]
 
     @property
+    def reach(self) -> int:
+        """The largest size of a code less the zero point."""
+        low, high = self.code_bounds
+        return max(high - self.zero_point, self.zero_point - low)
+
+    @property
     def scale(self) -> float:
         """The per-tensor scale (float32-exact)."""
         assert self.quantization is not None

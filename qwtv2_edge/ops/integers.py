@@ -396,8 +396,7 @@ PAIR_RULES: dict[str, dict[str, Pair]] = {
 
 def wide_add_params(first: TensorType, second: TensorType, out: TensorType) -> fp.WideAdd:
     """Parameters of a sum with a 16-bit result."""
-    reach = [max(t.code_bounds[1] - t.zero_point, t.zero_point - t.code_bounds[0]) for t in (first, second)]
-    return fp.wide_add_params(first.scale, reach[0], second.scale, reach[1], out.scale)
+    return fp.wide_add_params(first.scale, first.reach, second.scale, second.reach, out.scale)
 
 
 def _wide_sum(sign: int, scheme: str) -> Wide:

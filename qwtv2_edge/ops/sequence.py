@@ -375,9 +375,8 @@ class ChannelAdd:
 
     @staticmethod
     def of(x: TensorType, y: TensorType, gain_type: TensorType, gain: np.ndarray) -> ChannelAdd:
-        reach = max(x.code_bounds[1] - x.zero_point, x.zero_point - x.code_bounds[0])
         steps = np.float64(F(y.scale)) * np.float64(F(gain_type.scale)) * gain.astype(np.float64)
-        unit = F(max(x.scale * reach, 128 * float(np.abs(steps).max()))) / F(fp.WIDE_REACH)
+        unit = F(max(x.scale * x.reach, 128 * float(np.abs(steps).max()))) / F(fp.WIDE_REACH)
         first = int(fp.round_half_even(np.asarray(np.float64(F(x.scale)) / np.float64(unit))))
         return ChannelAdd(first, fp.round_half_even(steps / np.float64(unit)).astype(np.int32), float(unit))
 
@@ -512,8 +511,7 @@ def _l2_one(x: np.ndarray, in_type: TensorType) -> np.ndarray:
 
 def l2_step(channels: int, x: TensorType) -> int:
     """Sum of squared codes that one index of the table stands for: INDEX_LIMIT covers all that there are."""
-    low, high = x.code_bounds
-    return max(1, -(-channels * max(high - x.zero_point, x.zero_point - low) ** 2 // INDEX_LIMIT))
+    return max(1, -(-channels * x.reach**2 // INDEX_LIMIT))
 
 
 def l2_scale(step: int) -> np.float64:
