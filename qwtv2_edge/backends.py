@@ -137,6 +137,14 @@ def numerics_of(target: str) -> tuple[Numerics, ...]:
     return tuple(n.on(target) for n in all_numerics().values() if n.runs(target))
 
 
+def tables_on(target: str, family: str) -> tuple[Numerics, ...]:
+    """The numerics of ``target`` that processors of ``family`` run, each once: on this machine's by their bare names, which stand
+    for its own variants, on others by the variants' names."""
+    tables = [n for n in numerics_of(target) if n.runs_on(family)]
+    bare = {n.name for n in tables if "@" not in n.name}
+    return tuple(n for n in tables if n.name.partition("@")[0] not in bare or n.name in bare)
+
+
 def numerics_among(name: str, targets: Iterable[str]) -> Numerics:
     """The numerics called ``name`` as it executes one of ``targets``: its own where that is among them; unchanged where none is."""
     table = get_numerics(name)

@@ -534,7 +534,7 @@ def golden_inputs(opened: Opened) -> Any:
 def numerics_command(ui: Ui) -> int:
     """List the numerics: which runtime, which kernels, which versions, what is promised."""
     from qwtv2_edge.backends import all_numerics
-    from qwtv2_edge.verification.runtimes import runs_here
+    from qwtv2_edge.runners.host import HOST
 
     rows: list[dict[str, Any]] = [
         {
@@ -544,7 +544,7 @@ def numerics_command(ui: Ui) -> int:
             "versions": dict(n.versions),
             "promise": n.promise,
             "bounds": dict(n.bounds),
-            "runs_here": runs_here(n),
+            "runs_here": n.runs_on(HOST.family),
         }
         for n in all_numerics().values()
     ]

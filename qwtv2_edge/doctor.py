@@ -9,8 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from qwtv2_edge.backends import all_numerics
 from qwtv2_edge.evaluation import Progress, silent
-from qwtv2_edge.runners.host import available
-from qwtv2_edge.verification.runtimes import runs_here
+from qwtv2_edge.runners.host import HOST, available
 
 #: distribution -> (extra that brings it, what it is for)
 PACKAGES: dict[str, tuple[str, str]] = {
@@ -59,7 +58,7 @@ def examine(progress: Progress = silent) -> list[Finding]:
         out.append(_package(dist, extra, use, proved.get(dist, "")))
     for i, (name, numerics) in enumerate(table.items()):
         progress("start each runtime", i, len(table))
-        if not runs_here(numerics):
+        if not numerics.runs_on(HOST.family):
             out.append(Finding(name, "numerics", "simulated", "", "", f"{numerics.runtime} (another processor family)"))
             continue
         here, found = available(numerics.runner)

@@ -15,17 +15,16 @@ from itertools import repeat
 
 import numpy as np
 
-from qwtv2_edge.backends import numerics_among, numerics_of
+from qwtv2_edge.backends import numerics_among, tables_on
 from qwtv2_edge.data import Dataset
 from qwtv2_edge.errors import MissingToolError, RunError
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.metrics import Agreement, Metric, new_metric
 from qwtv2_edge.numerics import Numerics
 from qwtv2_edge.ops import OPS
-from qwtv2_edge.runners.host import Session
+from qwtv2_edge.runners.host import HOST, Session
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge.verification.compare import compare_all
-from qwtv2_edge.verification.runtimes import runs_here
 
 #: stage, done, total (0 while unknown)
 Progress = Callable[[str, int, int], None]
@@ -38,7 +37,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 def names_here(target: str) -> list[str]:
     """The numerics of ``target`` that this machine can run, each once: a bare name stands for its variant of this processor."""
-    return [n.name for n in numerics_of(target) if runs_here(n) and "@" not in n.name]
+    return [n.name for n in tables_on(target, HOST.family)]
 
 
 def tables_here(targets: Sequence[str]) -> dict[str, Numerics]:

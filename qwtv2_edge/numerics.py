@@ -41,7 +41,8 @@ class Numerics:
         refuses: IR op -> why this runtime can't execute it (no kernel, or one that computes something else).
         modes: value of the graph's "float_ops" metadata -> rules that hold instead on such a graph.
         promise: "exact", or "bound" when even exact ops are only measured.
-        runner: key of the runner that executes it on this machine, see ``runners/host.py``.
+        runner: key of the runner that executes it, see ``runners/host.py``.
+        family: the processor family it holds on ("x86_64", "aarch64"), "" for every one.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Numerics:
     also: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     promise: str = "exact"
     runner: str = ""
+    family: str = ""
 
     def rule(self, op: str) -> str:
         """The named rule for ``op``; "" for ops that have a single meaning everywhere (data movement)."""
@@ -63,6 +65,10 @@ class Numerics:
     def runs(self, target: str) -> bool:
         """Whether it executes artifacts of ``target``."""
         return target == self.target or target in self.also
+
+    def runs_on(self, family: str) -> bool:
+        """Whether processors of ``family`` can execute it."""
+        return bool(self.runner) and self.family in ("", family)
 
     def on(self, target: str) -> Numerics:
         """This table for artifacts of ``target``, one that it runs."""

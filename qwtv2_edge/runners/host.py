@@ -1,4 +1,4 @@
-"""Runs artifacts in their real runtimes on this machine, each in a process of its own.
+"""Runs artifacts in their real runtimes, each in a process of its own: on this machine, or wherever a place starts it.
 
 A runtime that crashes, aborts or hangs takes its process with it, and the caller gets a RunError.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import select
 import signal
 import struct
@@ -24,9 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from qwtv2_edge.errors import MissingToolError, RunError, UsageError
-
-WORKER = Path(__file__).with_name("worker.py")
+from qwtv2_edge.errors import MissingToolError, QwtEdgeError, RunError, UsageError
+from qwtv2_edge.runners.base import WORKER, Command, Place, family_of
 
 #: kind -> (runtime in words, how to get it)
 KINDS: dict[str, tuple[str, str]] = {
@@ -63,15 +63,38 @@ def tflite_2_14_python() -> Path:
 
 
 def python_of(kind: str) -> Path:
-    """The Python that runs the worker for ``kind``. Raises UsageError, MissingToolError."""
-    if kind not in KINDS:
-        raise UsageError(f"unknown runner '{kind}'", fix=f"one of: {', '.join(KINDS)}")
+    """The Python on this machine that runs the worker for ``kind``. Raises MissingToolError."""
     if kind != "tflite-2.14-reference":
         return Path(sys.executable)
     python = tflite_2_14_python()
     if not python.exists():
         raise MissingToolError(f"no Python with tflite-runtime 2.14.0 at {python}", fix=KINDS[kind][1])
     return python
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """This machine."""
+
+    name: str = "host"
+
+    @property
+    def family(self) -> str:
+        return family_of(platform.machine())
+
+    def command(self, runner: str, threads: int) -> Command:
+        # another environment must see nothing of this one; in ours only the worker's own folder is kept off the path
+        isolation = "-I" if runner == "tflite-2.14-reference" else "-P"
+        return Command([str(python_of(runner)), isolation, str(WORKER)], {"OMP_NUM_THREADS": str(threads)})
+
+    def how_to_get(self, runner: str) -> str:
+        return KINDS[runner][1]
+
+    def ended(self, code: int, said: str) -> None:
+        return None
+
+
+HOST = Host()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +110,8 @@ class Port:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Nanoseconds measured inside the runtime's process. ``outputs``: what the timed sample gave."""
+    """Nanoseconds of each invocation, measured inside the runtime's process. ``outputs``: what the timed sample gave."""
 
-    load_ns: int
-    first_ns: int
     ns: tuple[int, ...]
     peak_rss_bytes: int
     outputs: tuple[np.ndarray, ...]
@@ -103,24 +124,40 @@ class Session:
         kind: key of KINDS.
         data: artifact to load at once, or None.
         threads: for the runtime's kernels.
+        cores: processor cores the process is bound to; empty for any.
         timeout_s: for each message.
+        place: where the process runs.
     Raises: MissingToolError, RunError.
 
     Use as a context manager. After a crash the next :meth:`load` starts a new process.
     """
 
-    def __init__(self, kind: str, data: bytes | None = None, *, threads: int = 1, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        kind: str,
+        data: bytes | None = None,
+        *,
+        threads: int = 1,
+        cores: Sequence[int] = (),
+        timeout_s: float = TIMEOUT_S,
+        place: Place = HOST,
+    ) -> None:
+        if kind not in KINDS:
+            raise UsageError(f"unknown runner '{kind}'", fix=f"one of: {', '.join(KINDS)}")
         self.kind = kind
         self.threads = threads
+        self.cores = tuple(cores)
         self.timeout_s = timeout_s
+        self.place = place
         self.inputs: tuple[Port, ...] = ()
         self.outputs: tuple[Port, ...] = ()
         self.versions: dict[str, str] = {}
         self.load_ns = 0
         self.arena_bytes = 0
+        self.machine = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._log: Any = None
-        self._python = python_of(kind)
+        self._command = place.command(kind, threads)
         if data is not None:
             try:
                 self.load(data)
@@ -136,12 +173,14 @@ class Session:
 
     def load(self, data: bytes) -> None:
         """Load an artifact in place of the one before."""
-        reply, _ = self._call({"command": "load", "kind": self.kind, "threads": self.threads}, blobs=[data])
+        header = {"command": "load", "kind": self.kind, "threads": self.threads, "cores": list(self.cores)}
+        reply, _ = self._call(header, blobs=[data])
         self.inputs = tuple(_port(d) for d in reply["inputs"])
         self.outputs = tuple(_port(d) for d in reply["outputs"])
         self.versions = reply["versions"]
         self.load_ns = reply["load_ns"]
         self.arena_bytes = reply["arena_bytes"]
+        self.machine = reply["machine"]
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Run every sample.
@@ -153,10 +192,10 @@ class Session:
         _, arrays = self._call({"command": "run"}, inputs)
         return arrays
 
-    def time(self, inputs: Sequence[np.ndarray], runs: int, warmup: int = 10, seconds: float = 60.0) -> Timing:
-        """Time ``runs`` invocations of one sample (fewer when they take longer than ``seconds``)."""
-        reply, arrays = self._call({"command": "time", "runs": runs, "warmup": warmup, "seconds": seconds}, inputs)
-        return Timing(self.load_ns, reply["first_ns"], tuple(reply["ns"]), reply["peak_rss_bytes"], tuple(arrays))
+    def time(self, inputs: Sequence[np.ndarray], runs: int, seconds: float = 60.0) -> Timing:
+        """Time ``runs`` invocations of one sample (fewer when they take longer than ``seconds``); none is left out as warm-up."""
+        reply, arrays = self._call({"command": "time", "runs": runs, "seconds": seconds}, inputs)
+        return Timing(tuple(reply["ns"]), reply["peak_rss_bytes"], tuple(arrays))
 
     def find_versions(self) -> dict[str, str]:
         """Versions of the runtime's packages, without loading an artifact."""
@@ -188,12 +227,10 @@ class Session:
             self._log = None
 
     def _start(self) -> subprocess.Popen[bytes]:
-        env = {**os.environ, "OMP_NUM_THREADS": str(self.threads), "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
-        # another environment must see nothing of this one; in ours only the worker's own folder is kept off the path
-        isolation = "-I" if self.kind == "tflite-2.14-reference" else "-P"
+        env = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1", **self._command.env}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the session
         self._process = subprocess.Popen(
-            [str(self._python), isolation, str(WORKER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=env, bufsize=0
+            list(self._command.argv), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, env=env, bufsize=0
         )
         return self._process
 
@@ -222,7 +259,7 @@ class Session:
             tail = self._tail()
             self.close()
             raise RunError(
-                f"{KINDS[self.kind][0]} did not answer '{header['command']}' within {self.timeout_s:g} s{tail}", fix="give it fewer samples"
+                f"{self._what()} did not answer '{header['command']}' within {self.timeout_s:g} s{tail}", fix="give it fewer samples"
             ) from None
         except BaseException:
             # interrupted in the middle of a message: the stream can't be used again
@@ -231,8 +268,8 @@ class Session:
             raise
         if not reply["ok"]:
             if reply["missing"]:
-                raise MissingToolError(f"{KINDS[self.kind][0]} is not installed ({reply['error']})", fix=KINDS[self.kind][1])
-            raise RunError(f"{KINDS[self.kind][0]} failed at '{header['command']}': {reply['error']}{self._tail()}")
+                raise MissingToolError(f"{self._what()} is not installed ({reply['error']})", fix=self.place.how_to_get(self.kind))
+            raise RunError(f"{self._what()} failed at '{header['command']}': {reply['error']}{self._tail()}")
         return reply, [np.frombuffer(b, d).reshape(s) for b, (d, s) in zip(raw, reply["arrays"], strict=True)]
 
     @staticmethod
@@ -259,7 +296,11 @@ class Session:
             data += part
         return bytes(data)
 
-    def _crashed(self) -> RunError:
+    def _what(self) -> str:
+        """The runtime, and where it runs if that is not here."""
+        return KINDS[self.kind][0] + ("" if self.place.name == "host" else f" on {self.place.name}")
+
+    def _crashed(self) -> QwtEdgeError:
         assert self._process is not None
         try:
             code = self._process.wait(10)
@@ -268,8 +309,11 @@ class Session:
             code = self._process.wait()
         tail = self._tail()
         self.close()
+        lost = self.place.ended(code, tail)
+        if lost is not None:
+            return lost
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        return RunError(f"{KINDS[self.kind][0]} crashed ({how}){tail}", fix="the artifact hits a bug or a limit of this runtime")
+        return RunError(f"{self._what()} crashed ({how}){tail}", fix="the artifact hits a bug or a limit of this runtime")
 
     def _tail(self) -> str:
         """The last lines the runtime wrote, ready to append to a message."""
@@ -286,10 +330,10 @@ def _port(d: dict[str, Any]) -> Port:
 
 
 def run_artifact(
-    data: bytes, kind: str, inputs: Sequence[np.ndarray], *, threads: int = 1, timeout_s: float = TIMEOUT_S
+    data: bytes, kind: str, inputs: Sequence[np.ndarray], *, threads: int = 1, timeout_s: float = TIMEOUT_S, place: Place = HOST
 ) -> list[np.ndarray]:
     """Run ``inputs`` (first axis = samples) through an artifact in a fresh process; see :class:`Session`."""
-    with Session(kind, data, threads=threads, timeout_s=timeout_s) as session:
+    with Session(kind, data, threads=threads, timeout_s=timeout_s, place=place) as session:
         return session.run(inputs)
 
 

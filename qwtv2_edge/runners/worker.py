@@ -7,9 +7,9 @@ goes to standard error and can't corrupt a message.
 A message is: uint32 length of a JSON header (little-endian), the header, then the blobs the header announces
 in ``blobs`` (a list of byte counts). Arrays are blobs described by ``arrays`` ([dtype, shape] each).
 
-    request   {"command": "load", "kind", "threads"} + artifact bytes
+    request   {"command": "load", "kind", "threads", "cores"} + artifact bytes      cores: those to stay on, [] for any
               {"command": "run"} + arrays             first axis = samples, any multiple of the artifact's own batch
-              {"command": "time", "runs", "warmup", "seconds"} + arrays of one sample
+              {"command": "time", "runs", "seconds"} + arrays of one sample
               {"command": "versions", "kind"} | {"command": "close"}
     reply     {"ok": true, ...} + arrays, or {"ok": false, "error", "missing": package or ""}
 """
@@ -17,6 +17,7 @@ in ``blobs`` (a list of byte counts). Arrays are blobs described by ``arrays`` (
 import importlib.metadata
 import json
 import os
+import platform
 import resource
 import struct
 import sys
@@ -247,17 +248,12 @@ def run(runtime, arrays):
     return [np.concatenate(o) if o[0].ndim else np.stack(o) for o in zip(*parts, strict=True)]
 
 
-def measure(runtime, arrays, runs, warmup, seconds):
-    """Nanoseconds of each invocation, after one first and ``warmup`` more; stops early after ``seconds``."""
+def measure(runtime, arrays, runs, seconds):
+    """Nanoseconds of each invocation; stops early after ``seconds``."""
     if samples_of(runtime, arrays) != 1:
         raise ValueError("timing takes one sample")
     runtime.set(feed(runtime, arrays, 0))
     clock = time.perf_counter_ns
-    t0 = clock()
-    runtime.invoke()
-    first = clock() - t0
-    for _ in range(warmup):
-        runtime.invoke()
     deadline = clock() + int(seconds * 1e9)
     samples = []
     for _ in range(runs):
@@ -267,7 +263,7 @@ def measure(runtime, arrays, runs, warmup, seconds):
         samples.append(t1 - t0)
         if t1 > deadline:
             break
-    return first, samples, runtime.get()
+    return samples, runtime.get()
 
 
 def peak_rss_bytes():
@@ -333,6 +329,8 @@ def serve(source, sink):
             elif header["command"] == "load":
                 kind = header["kind"]
                 found = versions(kind)
+                if header["cores"]:
+                    os.sched_setaffinity(0, header["cores"])
                 if hasattr(runtime, "close"):
                     runtime.close()
                 runtime = None
@@ -346,14 +344,14 @@ def serve(source, sink):
                         "inputs": runtime.inputs,
                         "outputs": runtime.outputs,
                         "arena_bytes": getattr(runtime, "arena", 0),
+                        "machine": platform.machine(),
                     },
                 )
             elif header["command"] == "run":
                 send(sink, {"ok": True}, run(runtime, arrays))
             elif header["command"] == "time":
-                first, samples, outputs = measure(runtime, arrays, header["runs"], header["warmup"], header["seconds"])
-                peak = peak_rss_bytes()
-                send(sink, {"ok": True, "first_ns": first, "ns": samples, "peak_rss_bytes": peak}, outputs)
+                samples, outputs = measure(runtime, arrays, header["runs"], header["seconds"])
+                send(sink, {"ok": True, "ns": samples, "peak_rss_bytes": peak_rss_bytes()}, outputs)
             else:
                 send(sink, {"ok": False, "error": f"unknown command {header['command']!r}", "missing": ""})
         except ModuleNotFoundError as error:

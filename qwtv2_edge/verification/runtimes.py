@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from qwtv2_edge.backends import Artifact, get_numerics, numerics_of
+from qwtv2_edge.backends import Artifact, get_numerics, numerics_of, tables_on
 from qwtv2_edge.data import Dataset, open_data, rereadable
 from qwtv2_edge.errors import MissingToolError, RunError, RuntimeLimitError, UsageError
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.numerics import Numerics, rule_key
-from qwtv2_edge.runners.host import Session
+from qwtv2_edge.runners.base import Place
+from qwtv2_edge.runners.host import HOST, Session
 from qwtv2_edge.simulator.run import batch_size, run
 from qwtv2_edge.verification.bisect import explained_by_bounds, find_culprit
 from qwtv2_edge.verification.compare import Difference, compare_all
@@ -34,6 +34,7 @@ def verify(
     numerics: Iterable[str] | None = None,
     samples: int | None = None,
     progress: Progress | None = None,
+    place: Place = HOST,
 ) -> VerifyReport:
     """Run ``artifact`` in its real runtimes and compare every byte of every output with the simulator.
 
@@ -41,20 +42,21 @@ def verify(
         graph: the integer graph the artifact was emitted from, or that was read from it.
         artifact: the file.
         inputs: anything :func:`qwtv2_edge.data.open_data` takes; edge patterns are always run before them.
-        numerics: names; all numerics of the artifact's target that this machine can run if None.
+        numerics: names; all numerics of the artifact's target that ``place`` can run if None.
         samples: at most this many of ``inputs``, drawn over the whole set when its size is known, else the first.
         progress: called with (numerics name, samples done, samples in all or 0).
+        place: where the runtimes run; see ``runners.device.open_place``.
     Returns: one result per numerics. A missing runtime or a crash is a result, not an error.
-    Raises: UsageError: unknown numerics, one of another target or machine, unusable inputs.
+    Raises: UsageError: unknown numerics, one of another target or processor, unusable inputs.
     """
-    tables = _chosen(artifact.target, numerics)
+    tables = _chosen(artifact.target, numerics, place)
     if inputs is None:
-        return VerifyReport(artifact.target, {t.name: _verify_one(graph, artifact, None, None, t, progress) for t in tables})
+        return VerifyReport(artifact.target, {t.name: _verify_one(graph, artifact, None, None, t, progress, place) for t in tables})
     data = open_data(inputs, graph, purpose="verification inputs")
     if samples is not None and data.count is not None:
         data = data.sample(samples, seed=0)
     with rereadable(data) as again:
-        results = {t.name: _verify_one(graph, artifact, again, samples, t, progress) for t in tables}
+        results = {t.name: _verify_one(graph, artifact, again, samples, t, progress, place) for t in tables}
     return VerifyReport(artifact.target, results)
 
 
@@ -72,30 +74,31 @@ def golden_vectors(graph: Graph, inputs: Sequence[np.ndarray], numerics: Iterabl
     return out
 
 
-def runs_here(table: Numerics) -> bool:
-    """Whether this machine's processor family can run that numerics."""
-    _, _, machine = table.name.partition("@")
-    return bool(table.runner) and machine in ("", platform.machine())
-
-
-def _chosen(target: str, names: Iterable[str] | None) -> list[Numerics]:
+def _chosen(target: str, names: Iterable[str] | None, place: Place) -> list[Numerics]:
     if names is None:
-        tables = [t for t in numerics_of(target) if runs_here(t) and "@" not in t.name]  # bare names stand for this machine
+        tables = list(tables_on(target, place.family))
         if not tables:
-            raise UsageError(f"no numerics of target '{target}' runs on this machine ({platform.machine()})")
+            raise UsageError(f"no numerics of target '{target}' runs on {place.name} ({place.family})")
         return tables
     tables = [get_numerics(name) for name in names]
     for t in tables:
         if not t.runs(target):
             possible = ", ".join(n.name for n in numerics_of(target))
             raise UsageError(f"numerics '{t.name}' runs {t.target} artifacts, not {target}", fix=f"one of: {possible}")
-        if not runs_here(t):
-            raise UsageError(f"numerics '{t.name}' can't run on this machine ({platform.machine()})")
+        if not t.runs_on(place.family):
+            possible = ", ".join(n.name for n in tables_on(target, place.family))
+            raise UsageError(f"numerics '{t.name}' can't run on {place.name} ({place.family})", fix=f"one of: {possible}")
     return [t.on(target) for t in tables]
 
 
 def _verify_one(
-    graph: Graph, artifact: Artifact, data: Dataset | None, samples: int | None, table: Numerics, progress: Progress | None
+    graph: Graph,
+    artifact: Artifact,
+    data: Dataset | None,
+    samples: int | None,
+    table: Numerics,
+    progress: Progress | None,
+    place: Place,
 ) -> NumericsResult:
     keys = {rule_key(graph, n) for n in graph.nodes}
     declared = [table.bounds[k] for k in keys if k in table.bounds]
@@ -111,7 +114,7 @@ def _verify_one(
         return NumericsResult(**common, status="refused", error=f"{node.op} '{node.name}': {reason}")
     tally = _Tally(graph)
     try:
-        with Session(table.runner, artifact.data) as session:
+        with Session(table.runner, artifact.data, place=place) as session:
             common["versions"] = session.versions
             for origins, arrays in _batches(graph, data, samples):
                 tally.add(origins, arrays, run(graph, arrays, table), session.run(arrays))

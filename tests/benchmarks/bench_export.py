@@ -25,6 +25,8 @@ from models import calibration_of
 from qwtv2_edge.runners.host import Session
 
 HERE = Path(__file__).resolve().parent
+#: invocations of each round that are not counted
+WARMUP = 10
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
@@ -53,8 +55,8 @@ def latency(files: dict[str, tuple[str, Path]], rounds: int, runs: int) -> dict[
             for key, session in sessions.items():
                 port = session.inputs[0]
                 values = rng.normal(size=port.shape) if port.dtype == "float32" else rng.integers(-128, 128, port.shape)
-                timing = session.time([values.astype(port.dtype)], runs=runs, warmup=10)
-                times[key] += [ns / 1e6 for ns in timing.ns]
+                timing = session.time([values.astype(port.dtype)], runs=WARMUP + runs)
+                times[key] += [ns / 1e6 for ns in timing.ns[WARMUP:]]
     finally:
         for session in sessions.values():
             session.close()

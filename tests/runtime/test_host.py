@@ -46,11 +46,10 @@ def test_a_session_describes_and_runs(artifact, rng):
 def test_timing(artifact, rng):
     x = [a[:1] for a in feeds(GRAPH, rng)]
     with Session("litert-xnnpack", artifact) as session:
-        timing = session.time(x, runs=20, warmup=3)
+        timing = session.time(x, runs=20)
         assert len(timing.ns) == 20
         assert min(timing.ns) > 0
-        assert timing.load_ns > 0
-        assert timing.first_ns > 0
+        assert session.load_ns > 0
         assert timing.peak_rss_bytes > 1 << 20
         assert np.array_equal(timing.outputs[0], session.run(x)[0])
 

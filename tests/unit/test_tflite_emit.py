@@ -22,6 +22,7 @@ from qwtv2_edge.ops.conv import Conv2DAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
 from qwtv2_edge.ops.norm import LayerNormAttrs
 from qwtv2_edge.ops.spec import NoAttrs
+from qwtv2_edge.runners.host import HOST
 from qwtv2_edge_tflite import BACKEND
 from qwtv2_edge_tflite.ops import merged_transpose, padding_schemes, same_padding, transpose_steps
 from qwtv2_edge_tflite.parse import parse
@@ -267,8 +268,9 @@ def test_notes_name_the_runtimes_that_differ():
     assert not any("avg_pool2d" in n for n in notes)
 
 
-def test_variants_of_other_machines_have_no_runner():
-    variants = [BACKEND.numerics[f"litert-xnnpack@{m}"] for m in ("x86_64", "aarch64")]
-    assert sorted(bool(v.runner) for v in variants) == [False, True]
-    here = next(v for v in variants if v.runner)
-    assert BACKEND.numerics["litert-xnnpack"].rules == here.rules
+@pytest.mark.parametrize("name", ["litert-xnnpack", "litert-builtin"])
+def test_variants_run_on_their_own_processors(name):
+    bare, *variants = (BACKEND.numerics[f"{name}{m}"] for m in ("", "@x86_64", "@aarch64"))
+    assert [[v.runs_on(f) for f in ("x86_64", "aarch64")] for v in variants] == [[True, False], [False, True]]
+    here = next(v for v in variants if v.runs_on(HOST.family))
+    assert bare.rules == here.rules

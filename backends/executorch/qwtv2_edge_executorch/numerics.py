@@ -77,18 +77,17 @@ PORTABLE_RULES: Mapping[str, str] = {
 }
 
 
-ARM = platform.machine() in ("aarch64", "arm64")
 #: processor family of this machine, as variants are named
-FAMILY = "aarch64" if ARM else "x86_64"
+FAMILY = "aarch64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
 
 
 def _xnnpack(name: str, family: str) -> Numerics:
-    """A runner executes the variant of this machine only."""
     # X src/microparams-init.c :: xnn_init_qs8_mul_minmax_rndnu_neon_params
     rules = {**XNNPACK_RULES, "mul": "RNDNU_OR_REF_F32"} if family == "aarch64" else dict(XNNPACK_RULES)
-    runner = "executorch" if family == FAMILY else ""
     runtime = "ExecuTorch, XNNPACK delegate, portable integer kernels for what it leaves"
-    return Numerics(name, "executorch-xnnpack", runtime, VERSIONS, rules, modes={"forbid": INTEGER_RULES}, runner=runner)
+    return Numerics(
+        name, "executorch-xnnpack", runtime, VERSIONS, rules, modes={"forbid": INTEGER_RULES}, runner="executorch", family=family
+    )
 
 
 NUMERICS: Mapping[str, Numerics] = {

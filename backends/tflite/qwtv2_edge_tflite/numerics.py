@@ -163,9 +163,8 @@ REFUSES_2_14 = {
 #: float32 operators, where a graph allows them, stand in for operators on 16 bits; softmax and l2_normalize stay built-in ones
 WIDE_FLOAT = {key: rule for key, rule in FLOAT_RULES.items() if key not in ("softmax", "l2_normalize")}
 
-ARM = platform.machine() in ("aarch64", "arm64")
 #: processor family of this machine, as variants are named
-FAMILY = "aarch64" if ARM else "x86_64"
+FAMILY = "aarch64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
 
 
 def _row(name: str, runtime: str, versions: dict[str, str], rules: dict[str, str], runner: str, **more: Any) -> Numerics:
@@ -175,11 +174,16 @@ def _row(name: str, runtime: str, versions: dict[str, str], rules: dict[str, str
 
 
 def _xnnpack(name: str, family: str, runtime: str, versions: dict[str, str], runner: str) -> Numerics:
-    """A runner executes the variant of this machine only."""
     rules = XNNPACK_ARM if family == "aarch64" else XNNPACK_X86
     # aarch64 builds look exponentials up with 16 bits: K/internal/optimized/optimized_ops.h :: SoftmaxInt8LUT
     bounds = {"softmax": 1} if family == "aarch64" else {}
-    return _row(name, runtime, versions, rules, runner if family == FAMILY else "", bounds=bounds)
+    return _row(name, runtime, versions, rules, runner, bounds=bounds, family=family)
+
+
+def _builtin(name: str, family: str) -> Numerics:
+    rules = BUILTIN_ARM if family == "aarch64" else BUILTIN_X86
+    runtime = "LiteRT, optimised built-ins, no delegate"
+    return _row(name, runtime, LITERT, rules, "litert-builtin", promise="bound", bounds=BUILTIN_BOUNDS, family=family)
 
 
 NUMERICS: dict[str, Numerics] = {
@@ -189,15 +193,9 @@ NUMERICS: dict[str, Numerics] = {
         _xnnpack("litert-xnnpack", FAMILY, "LiteRT, XNNPACK delegate", LITERT, "litert-xnnpack"),
         _xnnpack("litert-xnnpack@x86_64", "x86_64", "LiteRT, XNNPACK delegate", LITERT, "litert-xnnpack"),
         _xnnpack("litert-xnnpack@aarch64", "aarch64", "LiteRT, XNNPACK delegate", LITERT, "litert-xnnpack"),
-        _row(
-            "litert-builtin",
-            "LiteRT, optimised built-ins, no delegate",
-            LITERT,
-            BUILTIN_ARM if ARM else BUILTIN_X86,
-            "litert-builtin",
-            promise="bound",
-            bounds=BUILTIN_BOUNDS,
-        ),
+        _builtin("litert-builtin", FAMILY),
+        _builtin("litert-builtin@x86_64", "x86_64"),
+        _builtin("litert-builtin@aarch64", "aarch64"),
         _row(
             "tflite-2.14-reference",
             "tflite-runtime 2.14.0, reference kernels",
