@@ -53,6 +53,10 @@ class Place(Protocol):
         """Start the worker for runner ``runner`` (see ``host.KINDS``). Raises MissingToolError, UsageError."""
         ...
 
+    def shell(self, script: str) -> str:
+        """What a POSIX-sh text prints there. Raises RunError, MissingToolError."""
+        ...
+
     def how_to_get(self, runner: str) -> str:
         """How the user gets that runtime there."""
         ...

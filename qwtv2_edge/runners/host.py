@@ -87,6 +87,9 @@ class Host:
         isolation = "-I" if runner == "tflite-2.14-reference" else "-P"
         return Command([str(python_of(runner)), isolation, str(WORKER)], {"OMP_NUM_THREADS": str(threads)})
 
+    def shell(self, script: str) -> str:
+        return subprocess.run(["/bin/sh"], input=script, capture_output=True, text=True, errors="replace", check=False).stdout
+
     def how_to_get(self, runner: str) -> str:
         return KINDS[runner][1]
 

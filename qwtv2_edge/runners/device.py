@@ -1,0 +1,126 @@
+"""Devices by the names users give them, and the device behind every place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from qwtv2_edge.errors import UsageError
+from qwtv2_edge.runners.base import Device, Job, Keep, Place
+from qwtv2_edge.runners.host import HOST, Session
+from qwtv2_edge.runners.state import SCRIPT
+
+#: form -> what it is
+FORMS = {
+    "host": "this machine",
+    "adb[:SERIAL]": "an Android phone, by the demo app or a runtime's own command-line tool",
+    "ssh:[USER@]HOST": "an ARM Linux board, by the Python and the wheels there",
+    "qemu:CPU": "an emulated ARM core: cortex-a53, cortex-a76 or max",
+}
+
+#: seconds of one chunk of a series; what is measured is kept after each
+CHUNK_S = 0.5
+
+
+def open_place(spec: str) -> Place:
+    """The place called ``spec``: "host", "qemu:CPU" or "ssh:[USER@]HOST".
+
+    Raises: UsageError: another form, or a phone, which can't run Python; MissingToolError: no emulator, no ssh.
+    """
+    kind, _, rest = spec.partition(":")
+    if spec == "host":
+        return HOST
+    if kind == "qemu" and rest:
+        from qwtv2_edge.runners.arm import open_qemu
+
+        return open_qemu(rest)
+    if kind == "ssh" and rest:
+        from qwtv2_edge.runners.ssh import SshPlace
+
+        return SshPlace(rest)
+    if kind == "adb":
+        raise UsageError("a phone is reached through the demo app, which only profiles", fix="qwtv2-edge profile --device adb")
+    raise UsageError(f"unknown device '{spec}'", fix=f"one of: {', '.join(FORMS)}")
+
+
+def open_device(spec: str, tool: Path | None = None) -> Device:
+    """The device called ``spec``; see FORMS.
+
+    Args:
+        tool: on phones, ``benchmark_model`` or ``executor_runner`` built for the phone, used in place of the demo app.
+    Raises: as :func:`open_place`; on phones also as ``adb.AdbDevice``.
+    """
+    kind, _, rest = spec.partition(":")
+    if kind == "adb":
+        from qwtv2_edge.runners.adb import AdbDevice
+
+        return AdbDevice(rest or None, tool=tool)
+    if tool is not None:
+        raise UsageError(f"a command-line tool runs on phones, not on '{spec}'", fix="leave the tool out, or give --device adb")
+    return PlaceDevice(open_place(spec))
+
+
+class PlaceDevice:
+    """A place as a device: artifacts run in the worker."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    @property
+    def name(self) -> str:
+        return self.place.name
+
+    @property
+    def kind(self) -> str:
+        return self.name.partition(":")[0]
+
+    def state_text(self) -> str:
+        return self.place.shell(SCRIPT)
+
+    @contextmanager
+    def open(self, job: Job) -> Iterator[WorkerRun]:
+        with Session(job.runner, job.data, threads=job.threads, cores=job.cores, place=self.place) as session:
+            yield WorkerRun(session, job)
+
+
+class WorkerRun:
+    """A loaded artifact in the worker; see ``base.Run``."""
+
+    def __init__(self, session: Session, job: Job) -> None:
+        self.session = session
+        self.load_ns = session.load_ns
+        self.first_ns = 0
+        self.outputs: tuple[np.ndarray, ...] = ()
+        self.peak_rss_bytes = 0
+        self.versions: Mapping[str, str] = session.versions
+        self.abi = session.machine
+        self.cores = job.cores
+        self._inputs = job.inputs
+        self._first = [a[: p.shape[0]] if p.shape else a for a, p in zip(job.inputs, session.inputs, strict=False)]
+
+    def block(self, runs: int, seconds: float, keep: Keep) -> list[int]:
+        if not self.outputs:
+            self._start()
+        series: list[int] = []
+        spent = 0.0
+        while len(series) < runs and spent < seconds:
+            timing = self.session.time(self._first, runs - len(series), min(CHUNK_S, seconds - spent))
+            series += timing.ns
+            spent += sum(timing.ns) / 1e9
+            self.peak_rss_bytes = timing.peak_rss_bytes
+            keep(series)
+        return series
+
+    def _start(self) -> None:
+        """The first invocation, and the outputs of every sample."""
+        timing = self.session.time(self._first, 1)
+        self.first_ns = timing.ns[0]
+        self.peak_rss_bytes = timing.peak_rss_bytes
+        self.outputs = timing.outputs if _same(self._first, self._inputs) else tuple(self.session.run(self._inputs))
+
+
+def _same(first: Sequence[np.ndarray], inputs: Sequence[np.ndarray]) -> bool:
+    return [a.shape for a in first] == [a.shape for a in inputs]
