@@ -215,6 +215,7 @@ def verify_command(
     from qwtv2_edge.backends import emit, numerics_among
     from qwtv2_edge.evaluation import tables_here
     from qwtv2_edge.export import DEFAULT_TARGETS
+    from qwtv2_edge.opening import golden_inputs
     from qwtv2_edge.verification.runtimes import verify
 
     opened = open_path(path)
@@ -510,21 +511,6 @@ def open_path(path: Path) -> Opened:
     from qwtv2_edge.opening import open_model
 
     return open_model(path)
-
-
-def golden_inputs(opened: Opened) -> Any:
-    """The inputs kept in an export folder, or None (edge patterns alone) where there are none."""
-    path = (opened.folder or opened.path.parent) / "golden.npz"
-    if not path.is_file():
-        return None
-    from qwtv2_edge.data import open_data
-
-    try:
-        return open_data(path, opened.graph, purpose="golden inputs")
-    except UsageError:
-        if opened.folder is not None:
-            raise
-        return None  # a lone file beside some other network's golden.npz
 
 
 # ---------------------------------------------------------------- tables

@@ -79,6 +79,10 @@ class Numerics:
         changes = self.modes.get(graph.metadata.get(FLOAT_OPS, ""))
         return replace(self, rules={**self.rules, **changes}, modes={}) if changes else self
 
+    def declared_lsb(self, graph: Graph) -> int | None:
+        """The largest bound among the ops of ``graph``, None where every one is promised exact."""
+        return max((self.bounds[k] for k in {rule_key(graph, n) for n in graph.nodes} if k in self.bounds), default=None)
+
     def refusals(self, graph: Graph) -> tuple[tuple[Node, str], ...]:
         """The nodes of ``graph`` that this runtime can't execute, each with the reason."""
         found = ((n, self.refuses.get(rule_key(graph, n)) or self.refuses.get(n.op)) for n in graph.nodes)

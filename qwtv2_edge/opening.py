@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qwtv2_edge.backends import Artifact
+from qwtv2_edge.data import Dataset, open_data
 from qwtv2_edge.errors import GraphError, QwtEdgeError, UsageError
 from qwtv2_edge.ir import serde
 from qwtv2_edge.ir.graph import Graph
@@ -64,6 +65,22 @@ def open_model(path: str | Path) -> Opened:
     if not beside.is_file():
         raise UsageError(f"{path} holds no readable graph, and there is no {beside}", fix="keep the .pte in its export folder")
     return Opened(path, serde.load(beside), {target: artifact})
+
+
+def golden_inputs(opened: Opened) -> Dataset | None:
+    """The inputs kept in an export folder, or beside a file of one; None where there are none.
+
+    Raises: UsageError for an export folder whose inputs can't be read.
+    """
+    path = (opened.folder or opened.path.parent) / "golden.npz"
+    if not path.is_file():
+        return None
+    try:
+        return open_data(path, opened.graph, purpose="golden inputs")
+    except UsageError:
+        if opened.folder is not None:
+            raise
+        return None  # a lone file beside some other network's golden.npz
 
 
 def _check_listed(path: Path, artifact: Artifact) -> None:

@@ -100,13 +100,11 @@ def _verify_one(
     progress: Progress | None,
     place: Place,
 ) -> NumericsResult:
-    keys = {rule_key(graph, n) for n in graph.nodes}
-    declared = [table.bounds[k] for k in keys if k in table.bounds]
     common: dict[str, Any] = {
         "numerics": table.name,
         "runtime": table.runtime,
         "promise": table.promise,
-        "declared_lsb": max(declared, default=None),
+        "declared_lsb": table.declared_lsb(graph),
     }
     refused = table.refusals(graph)
     if refused:
