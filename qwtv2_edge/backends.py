@@ -42,6 +42,7 @@ class Artifact:
         target: key of TARGETS.
         data: the file's bytes; the same graph gives the same bytes.
         ops: op names in execution order, as the target calls them.
+        nodes: for each of ``ops`` the graph node it came from.
         notes: where this artifact's numerics differ between runtimes, in words, for the report.
         graph_hash: ``ir.serde.graph_hash`` of the graph it was emitted from.
     """
@@ -49,6 +50,7 @@ class Artifact:
     target: str
     data: bytes
     ops: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     graph_hash: str = ""
 
@@ -73,9 +75,16 @@ class Artifact:
 
 @dataclass(frozen=True)
 class EmitOptions:
-    """manifest: small strings stored in the artifact's metadata where the format has a place for them."""
+    """How to emit.
+
+    Attributes:
+        manifest: small strings stored in the artifact's metadata where the format has a place for them.
+        separate: give every node a delegate call of its own, so that each can be timed; formats without delegate calls
+            ignore it. The outputs are the same bytes.
+    """
 
     manifest: Mapping[str, str] = field(default_factory=dict)
+    separate: bool = False
 
 
 class Backend(Protocol):

@@ -43,7 +43,7 @@ class ExecuTorchBackend:
         from qwtv2_edge_executorch.program import check_installed_version
 
         check_installed_version()
-        result = build(graph, NUMERICS[target], delegate=target == "executorch-xnnpack")
+        result = build(graph, NUMERICS[target], delegate=target == "executorch-xnnpack", separate=options.separate)
         if result.problems:
             raise UnsupportedOpError(f"{target} can't take {len(result.problems)} nodes of '{graph.name}'", tuple(result.problems))
         notes = [f"{n.op} '{n.name}' runs outside the delegate, as portable integer kernels: {why}" for n, why in result.outside]
@@ -51,7 +51,8 @@ class ExecuTorchBackend:
         if packed:
             notes.append(f"{packed} tensors of 4-bit weights take one byte per weight: ExecuTorch has no kernel for packed ones")
         named = {MANIFEST: json.dumps(dict(options.manifest), sort_keys=True).encode()} if options.manifest else {}
-        return Artifact(target, result.finish(named), tuple(result.program.called), tuple(notes), graph_hash(graph))
+        ops, nodes = zip(*result.program.called, strict=True) if result.program.called else ((), ())
+        return Artifact(target, result.finish(named), ops, nodes, tuple(notes), graph_hash(graph))
 
 
 BACKEND = ExecuTorchBackend()

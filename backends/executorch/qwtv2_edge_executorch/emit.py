@@ -45,8 +45,11 @@ _CODES: tuple[tuple[type[QwtEdgeError], str], ...] = (
 )
 
 
-def build(graph: Graph, numerics: Numerics, *, delegate: bool) -> Build:
-    """Emit ``graph`` node by node; a node that can't be emitted becomes a Problem and the rest is still looked at."""
+def build(graph: Graph, numerics: Numerics, *, delegate: bool, separate: bool = False) -> Build:
+    """Emit ``graph`` node by node; a node that can't be emitted becomes a Problem and the rest is still looked at.
+
+    separate: one blob per node, of the nodes that share a blob otherwise.
+    """
     result = Build()
     b, numerics = result.program, numerics.for_graph(graph)
     values = {t: b.tensor(graph.tensors[t].shape, DTYPES[graph.tensors[t].dtype]) for t in graph.inputs}
@@ -64,14 +67,19 @@ def build(graph: Graph, numerics: Numerics, *, delegate: bool) -> Build:
         result.outside = [(n, refused[n.name]) for n in graph.nodes if refused[n.name]]
     for stage, delegated in stages(graph, {name for name, why in refused.items() if not why}):
         if delegated:
-            _delegate(result, graph, stage, kernels)
+            for part in [[node] for node in stage] if separate else [stage]:
+                _delegate(result, graph, part, kernels)
         else:
             for node in stage:
+                b.node = node.name
                 _guard(result, node, partial(portable.emit, kernels, node))
                 if node.outputs[0] not in values:
                     type = graph.tensors[node.outputs[0]]
                     values[node.outputs[0]] = b.tensor(type.shape, DTYPES[type.dtype])
-    result.outputs = [kernels.value(t) for t in graph.outputs]
+    made_by = {t: n.name for n in graph.nodes for t in n.outputs}
+    for t in graph.outputs:
+        b.node = made_by.get(t, "")
+        result.outputs.append(kernels.value(t))
     return result
 
 
@@ -106,15 +114,20 @@ def _delegate(result: Build, graph: Graph, stage: Sequence[Node], kernels: Porta
     needed = {*graph.outputs, *(t for n in graph.nodes if n.name not in names for t in n.inputs)}
     given = [t for n in stage for t in n.outputs if t in needed]
     blob = Blob(graph, tuple(read), tuple(given))
-    sources = [kernels.codes(t) if graph.tensors[t].dtype == "int16" else kernels.value(t) for t in read]
+    sources = []
+    for t in read:
+        result.program.node = next(n.name for n in stage if t in n.inputs)
+        sources.append(kernels.codes(t) if graph.tensors[t].dtype == "int16" else kernels.value(t))
+    nodes: list[str] = []
     for node in stage:
         _guard(result, node, partial(xnnpack.EMITTERS[node.op], blob, node))
+        nodes += [node.name] * (len(blob.nodes) - len(nodes))
     targets = [kernels.delegate_output(t) for t in given]
     if not result.problems:
         kinds = [node["xnode_union"][0] for node in blob.nodes]
         # arguments are found by external id; nothing reads the one that stands at the unused id
         arguments = [targets[0]] * FIRST_EXTERNAL + [*sources, *targets]
-        result.program.delegate("XnnpackBackend", blob.encode(), arguments, kinds)
+        result.program.delegate("XnnpackBackend", blob.encode(), arguments, zip(kinds, nodes, strict=True))
 
 
 def _try_alone(result: Build, graph: Graph, node: Node, numerics: Numerics, delegate: bool) -> None:

@@ -84,8 +84,10 @@ class ProgramBuilder:
     _operators: dict[tuple[str, str], int] = field(default_factory=dict)
     _delegates: list[tuple[str, bytes]] = field(default_factory=list)
     _instructions: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    #: operator names in call order, for Artifact.ops
-    called: list[str] = field(default_factory=list)
+    #: (operator, graph node) in call order, for Artifact.ops and Artifact.nodes
+    called: list[tuple[str, str]] = field(default_factory=list)
+    #: the graph node that kernels are being called for
+    node: str = ""
 
     # ---- tensors
 
@@ -175,14 +177,14 @@ class ProgramBuilder:
         """Call ``operator`` ("aten::add.out") with value indices in schema order, ``out`` last; returns ``out``."""
         name, _, overload = operator.partition(".")
         index = self._operators.setdefault((name, overload), len(self._operators))
-        self.called.append(operator)
+        self.called.append((operator, self.node))
         self._instruction("KernelCall", {"op_index": index, "args": [*args, out, out]})
         return out
 
-    def delegate(self, backend: str, blob: bytes, args: Sequence[int], ops: Iterable[str]) -> None:
-        """Run a delegate blob on ``args`` (inputs, then outputs; the blob says which is which). ops: what is in it."""
+    def delegate(self, backend: str, blob: bytes, args: Sequence[int], ops: Iterable[tuple[str, str]]) -> None:
+        """Run a delegate blob on ``args`` (inputs, then outputs; the blob says which is which). ops: (op, node) of what is in it."""
         self._delegates.append((backend, blob))
-        self.called.extend(f"{backend}[{len(self._delegates) - 1}]::{op}" for op in ops)
+        self.called.extend((f"{backend}[{len(self._delegates) - 1}]::{op}", node) for op, node in ops)
         self._instruction("DelegateCall", {"delegate_index": len(self._delegates) - 1, "args": list(args)})
 
     def _instruction(self, kind: str, fields: dict[str, Any]) -> None:

@@ -133,13 +133,18 @@ def emit(graph: Graph, target: str, options: EmitOptions) -> Artifact:
         raise UnsupportedOpError(f"{len(problems)} nodes of '{graph.name}' have no form in {target}", problems)
     e = Emission(graph)
     inputs = tuple(e.use(t) for t in graph.inputs)
+    nodes: list[str] = []
     for node in graph.nodes:
         rule, e.floats = _form(graph, node, target)
         assert rule is not None  # checked above
         with locate(node):
             rule.emit(e, node)
+        nodes += [node.name] * (len(e.operators) - len(nodes))
     e.floats = False
-    outputs = tuple(e.use(t) for t in graph.outputs)
+    outputs, made_by = [], graph.producers()
+    for t in graph.outputs:
+        outputs.append(e.use(t))
+        nodes += [made_by[t].name] * (len(e.operators) - len(nodes))  # the codes of a 16-bit output
     digest = graph_hash(graph)
     manifest = {"graph_hash": digest, **options.manifest}
     model = FlatModel(
@@ -148,13 +153,13 @@ def emit(graph: Graph, target: str, options: EmitOptions) -> Artifact:
         tensors=tuple(e.rows),
         operators=tuple(e.operators),
         inputs=inputs,
-        outputs=outputs,
+        outputs=tuple(outputs),
         metadata=(
             (RUNTIME_VERSION_KEY, runtime_version(e.operators).encode().ljust(16, b"\0")),
             (MANIFEST_KEY, json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()),
         ),
     )
-    return Artifact(target, serialize(model), tuple(op.code for op in e.operators), notes(graph), digest)
+    return Artifact(target, serialize(model), tuple(op.code for op in e.operators), tuple(nodes), notes(graph), digest)
 
 
 def runtime_version(operators: list[OperatorRow]) -> str:
