@@ -47,6 +47,9 @@ app = typer.Typer(
 
 ModelPath = Annotated[Path, typer.Argument(help="An export folder, or a .qir, .tflite or .pte file.", show_default=False)]
 NumericsOption = Annotated[list[str] | None, typer.Option("--numerics", help="Only this numerics; repeat for more.", show_default=False)]
+AndroidOption = Annotated[
+    Path | None, typer.Option("--android-assets", help="Also fill this assets folder of the Android demo app.", show_default=False)
+]
 
 #: the options of every command
 COMMON: tuple[tuple[str, Any], ...] = (
@@ -99,6 +102,8 @@ def export_command(
     recipe: Annotated[Path | None, typer.Option("--recipe", help="TOML file.", show_default=False)] = None,
     target: Annotated[list[str] | None, typer.Option("--target", help="Repeat for more (see `targets`).", show_default=False)] = None,
     metric: Annotated[str, typer.Option("--metric", help="top1, top5, auc, mse or cosine; chosen by the labels if not given.")] = "",
+    android_assets: AndroidOption = None,
+    labels: Annotated[Path | None, typer.Option("--labels", help="Class names for the app, one per line.", show_default=False)] = None,
 ) -> int:
     """Quantize, compensate, emit, verify in the real runtimes, and measure a network."""
     from qwtv2_edge.export import DEFAULT_TARGETS, Request, export
@@ -110,6 +115,9 @@ def export_command(
             raise UsageError(f"{path} is not a file", fix="give an .npz file")
     if metric:
         new_metric(metric)
+    if labels and not android_assets:
+        raise UsageError("--labels is for the demo app", fix="give --android-assets too")
+    check_assets(android_assets)
     request = Request(
         model=model,
         calibration=calibration,
@@ -120,8 +128,25 @@ def export_command(
     )
     with ui.progress() as progress:
         result = export(request, out, progress)
+    write_android_assets(ui, out, android_assets, labels)
     ui.result({**result.report, "out": str(out)}, lambda console: show_export(console, result, out))
     return export_exit_code(ui, result)
+
+
+def check_assets(folder: Path | None) -> None:
+    """``android.check_folder`` before the work rather than after it."""
+    if folder is not None:
+        from qwtv2_edge.android import check_folder
+
+        check_folder(folder)
+
+
+def write_android_assets(ui: Ui, out: Path, folder: Path | None, labels: Path | None = None) -> None:
+    """Fill the demo app's assets from the export folder ``out``, where they were asked for."""
+    if folder is not None:
+        from qwtv2_edge.android import write_assets
+
+        ui.log(f"{folder}: {', '.join(write_assets(open_path(out), folder, labels))}")
 
 
 def export_exit_code(ui: Ui, result: Export) -> int:
@@ -139,14 +164,17 @@ def export_exit_code(ui: Ui, result: Export) -> int:
 def demo_command(
     ui: Ui,
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("demo-out"),
+    android_assets: AndroidOption = None,
 ) -> int:
     """Do the main job on a small residual network and handwritten digits that come with the package."""
     from qwtv2_edge.demo.run import compare_compensation, demo_request
     from qwtv2_edge.export import export
 
+    check_assets(android_assets)
     with ui.progress() as progress:
         result = export(demo_request(), out, progress)
         comparison = compare_compensation(progress)
+    write_android_assets(ui, out, android_assets)
 
     def show(console: Console) -> None:
         show_export(console, result, out)

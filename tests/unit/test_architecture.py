@@ -22,7 +22,7 @@ LAYERS = (
     ("verification",),
     ("profiling", "evaluation", "report"),
     ("export", "opening", "doctor"),
-    ("console", "demo"),
+    ("console", "demo", "android"),
     ("cli",),
     ("__main__",),
 )
