@@ -19,7 +19,12 @@ from qwtv2_edge.errors import QwtEdgeError
 WORKER = Path(__file__).with_name("worker.py")
 
 #: names that Linux gives to one processor family
-FAMILIES = {"arm64": "aarch64", "arm64-v8a": "aarch64", "amd64": "x86_64", "armv7l": "arm", "armeabi-v7a": "arm"}
+FAMILIES = {
+    **dict.fromkeys(("arm64", "arm64-v8a"), "aarch64"),
+    **dict.fromkeys(("armeabi", "armeabi-v7a", "armv6l", "armv7l", "armv8l"), "arm"),
+    **dict.fromkeys(("amd64",), "x86_64"),
+    **dict.fromkeys(("i386", "i586", "i686"), "x86"),
+}
 
 
 def family_of(machine: str) -> str:
