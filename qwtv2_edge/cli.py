@@ -26,12 +26,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qwtv2_edge.console import Interrupted, Ui, private_stdout
+from qwtv2_edge.console import SCHEMA_VERSION, Interrupted, Ui, private_stdout
 from qwtv2_edge.errors import MissingToolError, QwtEdgeError, UsageError
 
 if TYPE_CHECKING:
     from qwtv2_edge.export import Export
     from qwtv2_edge.opening import Opened
+    from qwtv2_edge.profiling.report import Comparison, ProfileReport
     from qwtv2_edge.verification.report import VerifyReport
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_MISSING, EXIT_BUG, EXIT_INTERRUPTED = 0, 1, 2, 3, 70, 130
@@ -238,14 +239,17 @@ def verify_command(
     numerics: NumericsOption = None,
     inputs: Annotated[Path | None, typer.Option("--inputs", help=".npz; edge patterns always run too.", show_default=False)] = None,
     samples: Annotated[int | None, typer.Option("--samples", help="At most this many of the inputs.", min=1, show_default=False)] = None,
+    device: Annotated[str, typer.Option("--device", help="host, qemu:cortex-a53|cortex-a76|max, or ssh:[USER@]HOST.")] = "host",
 ) -> int:
     """Run artifacts in their real runtimes and compare every byte with the simulator."""
     from qwtv2_edge.backends import emit, numerics_among
-    from qwtv2_edge.evaluation import tables_here
+    from qwtv2_edge.evaluation import tables_on_family
     from qwtv2_edge.export import DEFAULT_TARGETS
     from qwtv2_edge.opening import golden_inputs
+    from qwtv2_edge.runners.device import open_place
     from qwtv2_edge.verification.runtimes import verify
 
+    place = open_place(device)
     opened = open_path(path)
     artifacts = dict(opened.artifacts)
     wanted: dict[str, list[str]] = {}
@@ -261,15 +265,16 @@ def verify_command(
     with ui.progress() as progress:
         for target, artifact in artifacts.items():
             if not wanted or target in wanted:
-                names = wanted.get(target) or [n for n, t in tables_here(list(artifacts)).items() if t.target == target]
-                reports[target] = verify(opened.graph, artifact, source, names, samples, progress)
+                names = wanted.get(target) or [n for n, t in tables_on_family(list(artifacts), place.family).items() if t.target == target]
+                reports[target] = verify(opened.graph, artifact, source, names, samples, progress, place)
     results = {n: r for report in reports.values() for n, r in report.results.items()}
 
     def show(console: Console) -> None:
         for r in results.values():
             console.print(escape(r.text()), style="" if r.ok else "red")
 
-    ui.result({"ok": all(r.ok for r in results.values()), "verify": {n: r.to_json() for n, r in results.items()}}, show)
+    verified = {n: r.to_json() for n, r in results.items()}
+    ui.result({"ok": all(r.ok for r in results.values()), "device": place.name, "verify": verified}, show)
     if not all(r.ok for r in results.values()):
         return EXIT_FAILED
     missing = [r for r in results.values() if r.status == "missing"]
@@ -388,28 +393,94 @@ def evaluate_command(
 def profile_command(
     ui: Ui,
     path: Annotated[Path, typer.Argument(help="A .tflite or .pte file.", show_default=False)],
-    device: Annotated[str, typer.Option("--device", help="This version has: host.")] = "host",
-    threads: Annotated[int, typer.Option("--threads", help="Of the runtime's kernels.", min=1)] = 1,
+    device: Annotated[str, typer.Option("--device", help="host, adb[:SERIAL], ssh:[USER@]HOST or qemu:CPU.")] = "host",
+    threads: Annotated[list[int] | None, typer.Option("--threads", help="Of the runtime's kernels; repeat to sweep.", min=1)] = None,
     runs: Annotated[
         int | None, typer.Option("--runs", help="Timed runs; about two seconds' worth if not given.", min=1, show_default=False)
     ] = None,
     numerics: Annotated[str | None, typer.Option("--numerics", help="Whose runtime to time.", show_default=False)] = None,
+    cores: Annotated[str, typer.Option("--cores", help="Processor cores to stay on, for example 4,5.", show_default=False)] = "",
+    samples: Annotated[int, typer.Option("--samples", help="Samples to run and compare; the first is timed.", min=1)] = 1,
+    inputs: Annotated[
+        Path | None, typer.Option("--inputs", help=".npz; golden.npz of the folder if not given.", show_default=False)
+    ] = None,
+    tool: Annotated[
+        Path | None,
+        typer.Option("--tool", help="On phones: benchmark_model or executor_runner, in place of the demo app.", show_default=False),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the JSON document here too.", show_default=False)] = None,
 ) -> int:
-    """Time an artifact in its runtime and check that very run's bytes."""
-    from qwtv2_edge.profiling.measure import DEVICES, profile
+    """Time an artifact in its runtime, on any device, and check that very run's bytes."""
+    from qwtv2_edge.export import to_json
+    from qwtv2_edge.files import write_atomic
+    from qwtv2_edge.opening import golden_inputs
+    from qwtv2_edge.profiling.measure import profile
+    from qwtv2_edge.runners.device import open_device
 
-    if device not in DEVICES:
-        raise UsageError(f"device '{device}' is not in this version", fix=f"this version has: {', '.join(DEVICES)}")
     if path.is_dir():
         raise UsageError(f"{path} is a folder", fix="give one artifact in it, for example model.tflite")
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist", fix="give a .tflite or .pte file")
     graph = None
+    source: Any = inputs
     if not (path.suffix == ".pte" and not (path.parent / "model.qir").is_file()):
-        graph = open_path(path).graph
+        opened = open_path(path)
+        graph = opened.graph
+        source = golden_inputs(opened) if inputs is None else inputs
+    reports: list[ProfileReport] = []
+
+    def show(console: Console) -> None:
+        for r in reports:
+            console.print(escape(r.text()))
+            show_ops(console, r)
+
+    def publish() -> None:
+        document = reports[0].to_json() if len(reports) == 1 else {"sweep": [r.to_json() for r in reports]}
+        if out is not None:
+            write_atomic(out, to_json({"schema_version": SCHEMA_VERSION, **document}))
+        ui.result(document, show)
+
+    sweep = list(dict.fromkeys(threads or [1]))
     with ui.progress() as progress:
-        progress("profile", 0, 0)
-        report = profile(path, device=device, threads=threads, runs=runs, graph=graph, numerics=numerics)
-    ui.result(report.to_json(), lambda console: console.print(escape(report.text())))
-    return EXIT_FAILED if report.outputs_match is False else EXIT_OK
+        target = open_device(device, tool)
+        for i, count in enumerate(sweep):
+            progress("profile", i, len(sweep))
+            try:
+                profiled = profile(
+                    path,
+                    source,
+                    target,
+                    count,
+                    runs,
+                    graph,
+                    numerics,
+                    samples=samples,
+                    cores=core_numbers(cores),
+                    partial=reports.append,
+                )
+            except BaseException:
+                if reports:
+                    publish()
+                raise
+            reports.append(profiled)
+    publish()
+    return EXIT_FAILED if any(r.outputs_match is False for r in reports) else EXIT_OK
+
+
+def core_numbers(text: str) -> tuple[int, ...]:
+    """ "4,5" as numbers."""
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise UsageError(f"'{text}' is no list of processor cores", fix="for example --cores 4,5") from None
+
+
+def show_ops(console: Console, report: ProfileReport) -> None:
+    """The times per node, for people: the ten longest."""
+    if not report.ops:
+        if report.ops_note:
+            console.print(f"  per op: {escape(report.ops_note)}")
+        return
 
 
 @command("inspect")
@@ -456,35 +527,37 @@ def compare_command(
     ui: Ui,
     dir_a: Annotated[Path, typer.Argument(help="An export folder.", show_default=False)],
     dir_b: Annotated[Path, typer.Argument(help="Another.", show_default=False)],
-    runs: Annotated[int, typer.Option("--runs", help="Timed runs per artifact; 0 times nothing.", min=0)] = 60,
+    runs: Annotated[int, typer.Option("--runs", help="Rounds, each timing both in turns; 0 times nothing.", min=0)] = 30,
+    device: Annotated[str, typer.Option("--device", help="host, adb[:SERIAL] or ssh:[USER@]HOST.")] = "host",
 ) -> int:
     """Accuracy, size, op list and latency of two export folders side by side."""
-    from qwtv2_edge.profiling.measure import profile
+    from qwtv2_edge.profiling.compare import compare_latency
+    from qwtv2_edge.runners.device import open_device
 
     sides = [open_path(p) for p in (dir_a, dir_b)]
     for p, s in zip((dir_a, dir_b), sides, strict=True):
         if s.folder is None:
             raise UsageError(f"{p} is not an export folder", fix="give two folders that export wrote")
     shared = [t for t in sides[0].artifacts if t in sides[1].artifacts]
-    latency: dict[str, list[float | None]] = {t: [None, None] for t in shared}
+    latency: dict[str, Comparison] = {}
     reasons: list[str] = []
     with ui.progress() as progress:
+        timed = open_device(device if runs else "host")
         for i, target in enumerate(shared if runs else ()):
-            for k, s in enumerate(sides):
-                progress("profile", 2 * i + k, 2 * len(shared))
-                try:
-                    timing = profile(s.artifacts[target], runs=runs, graph=s.graph)
-                except MissingToolError as error:
-                    reasons.append(f"{target}: {error.message}")
-                    continue
-                latency[target][k] = timing.latency.p50_ms
-                reasons += [f"{(dir_a, dir_b)[k]} {target}: {r}" for r in timing.reasons]
+            progress("profile", i, len(shared))
+            try:
+                a, b = (s.artifacts[target] for s in sides)
+                latency[target] = compare_latency(a, b, timed, rounds=runs, graphs=(sides[0].graph, sides[1].graph))
+            except MissingToolError as error:
+                reasons.append(f"{target}: {error.message}")
+                continue
+            reasons += [f"{target}: {r}" for r in latency[target].reasons]
     document = comparison(sides, latency, reasons)
     ui.result(document, lambda console: show_comparison(console, document, (dir_a, dir_b)))
     return EXIT_OK
 
 
-def comparison(sides: Sequence[Opened], latency: dict[str, list[float | None]], reasons: list[str]) -> dict[str, Any]:
+def comparison(sides: Sequence[Opened], latency: dict[str, Comparison], reasons: list[str]) -> dict[str, Any]:
     """Two exports side by side, as plain data; every list has two entries."""
     from qwtv2_edge.inspection import arena_bytes, op_counts
 
@@ -502,7 +575,9 @@ def comparison(sides: Sequence[Opened], latency: dict[str, list[float | None]], 
         "arena_bytes": [arena_bytes(s.graph) for s in sides],
         "ops": {op: [c.get(op, 0) for c in counts] for op in sorted({op for c in counts for op in c})},
         "same_op_list": [n.op for n in sides[0].graph.nodes] == [n.op for n in sides[1].graph.nodes],
-        "p50_ms": latency,
+        "p50_ms": {t: None if c.latency is None else [v.p50_ms for v in c.latency] for t, c in latency.items()},
+        "latency": {t: c.to_json() for t, c in latency.items()},
+        "latency_text": {t: c.text() for t, c in latency.items()},
         "doubts": reasons,
     }
 
@@ -523,10 +598,12 @@ def show_comparison(console: Console, c: dict[str, Any], paths: tuple[Path, Path
         row(f"{target}, bytes", values, lambda v: f"{v:,}")
     row("activation arena, bytes", c["arena_bytes"], lambda v: f"{v:,}")
     for target, values in c["p50_ms"].items():
-        row(f"{target}, median ms", values, lambda v: f"{v:.3f}")
+        row(f"{target}, median ms", values or ("", ""), lambda v: f"{v:.3f}" if v else v)
     for op, values in c["ops"].items():
         row(op, values)
     console.print(table)
+    for target, text_of in c["latency_text"].items():
+        console.print(f"{target}: {text_of}", soft_wrap=True)
     console.print("same op list" if c["same_op_list"] else "the op lists differ")
     if not c["same_evaluation"]:
         console.print("the two were evaluated on different data")

@@ -36,6 +36,7 @@ class Ui:
 
     Attributes:
         json, quiet, verbose: the three options every command has.
+        shown: a result was given; with ``--json`` an error that follows (of a run cut short) must not be a second document.
         stop: checked at each progress step, so that a swallowed interrupt still ends the command.
     """
 
@@ -44,9 +45,11 @@ class Ui:
     verbose: bool = False
     stop: Callable[[], bool] = lambda: False
     stream: TextIO = field(default_factory=lambda: sys.stdout)
+    shown: bool = False
 
     def result(self, document: Mapping[str, Any], show: Callable[[Console], None]) -> None:
-        """The command's result: ``document`` with ``--json``, else ``show`` on a console (nothing with ``--quiet``)."""
+        """The command's result, once: ``document`` with ``--json``, else ``show`` on a console (nothing with ``--quiet``)."""
+        self.shown = True
         if self.json:
             self.stream.write(
                 json.dumps({"schema_version": SCHEMA_VERSION, **document}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -62,7 +65,7 @@ class Ui:
 
     def error(self, error: BaseException, exit_code: int) -> None:
         """One error: a document with ``--json``, and words on standard error without."""
-        if self.json:
+        if self.json and not self.shown:
             self.stream.write(
                 json.dumps({"schema_version": SCHEMA_VERSION, "error": error_entry(error), "exit_code": exit_code}, indent=1) + "\n"
             )

@@ -42,7 +42,12 @@ def names_here(target: str) -> list[str]:
 
 def tables_here(targets: Sequence[str]) -> dict[str, Numerics]:
     """name -> numerics that this machine can run, for the one of ``targets`` it is run on."""
-    return {n: numerics_among(n, targets) for t in targets for n in names_here(t)}
+    return tables_on_family(targets, HOST.family)
+
+
+def tables_on_family(targets: Sequence[str], family: str) -> dict[str, Numerics]:
+    """The same for processors of another family."""
+    return {n.name: numerics_among(n.name, targets) for t in targets for n in tables_on(t, family)}
 
 
 @dataclass

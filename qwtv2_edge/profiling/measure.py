@@ -1,31 +1,37 @@
-"""Times an artifact in its real runtime.
+"""Times an artifact in its real runtime, on any device.
 
-1. Series: one first invocation, then n invocations of the same sample, each timed inside the runtime's process.
-2. Warm-up: the series is cut into blocks of 10; warm-up ends at the first block whose median is within 5 % of the
+1. Rounds: the runtime is started anew three times. Each time the artifact is loaded, run once (the first invocation), and then
+   run on one sample again and again, each invocation timed inside the runtime's process.
+2. Warm-up: each round's series is cut into blocks of 10; warm-up ends at the first block whose median is within 5 % of the
    median of the second half of the series. If no block of the first half is, the series never settled and all of its
    first half counts as warm-up.
-3. Percentiles over what follows; the 95 % interval of the median from 1000 bootstrap samples of whole blocks of
+3. Percentiles over what follows, all rounds together; the 95 % interval of the median by bootstrap over the medians of blocks of
    10 neighbouring runs, so that slow drifts widen it.
+4. An emulated processor has no times worth telling: its instructions are counted instead, and its bytes compared all the same.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qwtv2_edge.backends import TARGETS, Artifact, get_numerics, load
+from qwtv2_edge.backends import TARGETS, Artifact, get_numerics, load, tables_on
 from qwtv2_edge.data import open_data
-from qwtv2_edge.errors import QwtEdgeError, UsageError
+from qwtv2_edge.errors import MissingToolError, QwtEdgeError, UsageError
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.ir.types import CODE_BOUNDS, TensorType
-from qwtv2_edge.profiling.report import Device, Latency, ProfileReport
-from qwtv2_edge.runners.host import KINDS, Port, Session, Timing
+from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.profiling.report import DeviceInfo, Latency, ProfileReport
+from qwtv2_edge.runners.base import Device, Job, Run, family_of
+from qwtv2_edge.runners.device import PlaceDevice, open_device
+from qwtv2_edge.runners.host import KINDS, Port, Session
+from qwtv2_edge.runners.state import Described, State, doubts, parse
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge.verification.compare import compare_all
 from qwtv2_edge.verification.patterns import PATTERNS, edge_patterns
@@ -37,87 +43,232 @@ DEFAULT_NUMERICS = {
     "executorch-xnnpack": "executorch-xnnpack",
     "executorch-portable": "executorch-portable",
 }
-DEVICES = ("host",)
 
 BLOCK = 10
 SETTLED = 0.05
 RESAMPLES = 1000
-#: how many invocations are timed when the caller does not say: about this many seconds, within these limits
-SECONDS, LEAST_RUNS, MOST_RUNS = 2.0, 60, 2000
+ROUNDS = 3
+#: how many invocations a round has when the caller does not say: this many seconds' worth, within these limits
+SECONDS, LEAST_RUNS, MOST_RUNS = 1.0, 20, 2000
+#: a round may take this long when the caller says how many
+LONGEST_S = 600.0
 #: p90 / p10 above which times are called noisy
 NOISY = 1.3
-HOT_C = 85.0
+#: how far medians of rounds may lie apart, and how wide the interval of the median may be
+REPEATABLE = 0.05
 
 
 def profile(
     artifact: Artifact | str | Path,
     inputs: Any = None,
-    device: str = "host",
+    device: str | Device = "host",
     threads: int = 1,
     runs: int | None = None,
     graph: Graph | None = None,
     numerics: str | None = None,
+    *,
+    samples: int = 1,
+    cores: Sequence[int] = (),
+    tool: str | Path | None = None,
+    partial: Callable[[ProfileReport], None] | None = None,
 ) -> ProfileReport:
     """Time ``artifact`` on ``device``.
 
     Args:
         artifact: an Artifact, or the path of a ``.tflite`` or ``.pte`` file.
-        inputs: the first sample of it is run (see ``qwtv2_edge.data``); random codes if None.
-        device: "host".
+        inputs: see ``qwtv2_edge.data``; random codes if None. The first sample is timed.
+        device: "host", "adb[:SERIAL]", "ssh:[USER@]HOST", "qemu:CPU", or a device that is open already.
         threads: for the runtime's kernels.
-        runs: timed invocations; about two seconds' worth if None.
+        runs: timed invocations over all rounds; about three seconds' worth if None.
         graph: the integer graph behind the artifact, to compare this run's outputs with the simulator; a ``.tflite`` is
             read for it where none is given.
         numerics: whose runtime to time; the target's fastest if None.
+        samples: this many of ``inputs`` are run and compared.
+        cores: processor cores to stay on, empty for any.
+        tool: on phones, a command-line tool of the runtime in place of the demo app.
+        partial: called with a report of what had been measured when the run is cut short, before the error goes on.
     Raises: UsageError: unknown device, numerics, file or inputs; MissingToolError; RunError.
     """
-    if device not in DEVICES:
-        raise UsageError(f"device '{device}' is not known", fix=f"this version has: {', '.join(DEVICES)}")
-    if threads < 1 or (runs is not None and runs < 1):
-        raise UsageError(f"threads ({threads}) and runs ({runs}) must be at least 1")
+    if runs is not None and runs < 1:
+        raise UsageError(f"runs ({runs}) must be at least 1")
+    opened = open_device(device, Path(tool) if tool else None) if isinstance(device, str) else device
+    it = prepare(artifact, inputs, opened, threads, graph, numerics, samples, cores)
+    measured = Measured()
+    try:
+        if opened.kind == "qemu":
+            _count(opened, it.job, measured)
+        else:
+            for _ in range(ROUNDS):
+                _round(opened, it.job, None if runs is None else max(1, runs // ROUNDS), measured)
+    except BaseException:
+        if partial is not None and measured.load_ns:
+            partial(_report(it, measured, complete=False))
+        raise
+    return _report(it, measured, complete=True)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An artifact, ready to be timed on a device.
+
+    Attributes:
+        device, described, before: the device, what it is, and its state before the first run; ``said``: in its own words.
+        name: of the artifact; graph: behind it, None where there is none to be had.
+        table: the numerics to time.
+    """
+
+    device: Device
+    said: str
+    described: Described
+    before: State
+    name: str
+    graph: Graph | None
+    table: Numerics
+    job: Job
+
+    def emulated(self, abi: str) -> bool:
+        """Whether a runtime that says it runs on ``abi`` was emulated."""
+        return self.device.kind == "qemu" or parse(self.said, abi)[0].emulated
+
+    def state_after(self) -> State:
+        """The device's state now; the one before if the device is lost."""
+        try:
+            return parse(self.device.state_text())[1]
+        except QwtEdgeError:
+            return self.before
+
+
+def prepare(
+    artifact: Artifact | str | Path,
+    inputs: Any,
+    device: Device,
+    threads: int,
+    graph: Graph | None,
+    numerics: str | None,
+    samples: int,
+    cores: Sequence[int],
+) -> Prepared:
+    """Read the artifact, look at the device, and put the samples together; arguments and errors as of :func:`profile`."""
+    if threads < 1 or samples < 1:
+        raise UsageError(f"threads ({threads}) and samples ({samples}) must be at least 1")
     target, data, name = _opened(artifact)
-    table = get_numerics(numerics or DEFAULT_NUMERICS[target])
-    if not table.runs(target):
-        raise UsageError(f"numerics '{table.name}' runs {table.target} artifacts, not {target}")
-    busy = os.getloadavg()[0]
-    with Session(table.runner, data, threads=threads) as session:
-        feed = _sample(inputs, graph, session.inputs)
-        if runs is None:
-            pilot = session.time(feed, BLOCK, warmup=2)
-            runs = int(np.clip(SECONDS * 1e9 / max(np.median(pilot.ns), 1), LEAST_RUNS, MOST_RUNS))
-            session.load(data)  # so that the first invocation is a first one
-        timing = session.time(feed, runs, warmup=0)
-        versions = session.versions
-    place = describe_host()
-    latency, settled = summarise(timing.ns)
-    match, match_note = _matches(graph, target, data, table.name, feed, timing)
+    said = device.state_text()
+    described, before = parse(said)
+    table = _table(target, numerics, _family(device, described))
+    graph = graph or _graph_in(target, data)
+    feed = _samples(inputs, graph, samples, data, table)
+    return Prepared(device, said, described, before, name, graph, table, Job(target, table.runner, data, feed, threads, tuple(cores)))
+
+
+def _report(it: Prepared, measured: Measured, complete: bool) -> ProfileReport:
+    after = it.state_after()
+    emulated = it.emulated(measured.abi)
+    latency, settled = summarise(measured.rounds) if any(measured.rounds) else (None, True)
+    match, match_note = _matches(it, measured)
+    times = None if emulated else latency
     return ProfileReport(
-        artifact=name,
-        sha256=hashlib.sha256(data).hexdigest(),
-        bytes=len(data),
-        numerics=table.name,
-        runtime=KINDS[table.runner][0],
-        versions=versions,
-        device=place,
-        threads=threads,
-        load_ms=timing.load_ns / 1e6,
-        first_ms=timing.first_ns / 1e6,
-        latency=latency,
-        peak_rss_bytes=timing.peak_rss_bytes,
+        artifact=it.name,
+        sha256=hashlib.sha256(it.job.data).hexdigest(),
+        bytes=len(it.job.data),
+        numerics=it.table.name,
+        runtime=KINDS[it.table.runner][0],
+        versions=measured.versions,
+        device=DeviceInfo(it.device.kind, it.described.name, measured.abi, it.described.cores, it.before.governor, it.before.temperature_c),
+        threads=it.job.threads,
+        load_ms=float(np.median(measured.load_ns)) / 1e6 if times else None,
+        first_ms=float(np.median(measured.first_ns)) / 1e6 if times else None,
+        latency=times,
+        peak_rss_bytes=measured.peak_rss_bytes,
         outputs_match=match,
         match_note=match_note,
-        reasons=_doubts(place, latency, settled, threads, busy),
-        ops_note=f"{KINDS[table.runner][0]} tells no times per op through its Python bindings",
+        emulated=emulated,
+        complete=complete,
+        reasons=(*doubts_of(it, times, settled), *doubts(it.before, after, measured.cores)) if times else (),
+        pinned_cores=measured.cores,
+        instructions=measured.instructions,
+        state={"before": it.before.to_json(), "after": after.to_json()},
     )
 
 
-def summarise(ns: Sequence[int]) -> tuple[Latency, bool]:
-    """Percentiles of a series of nanoseconds (rules 2 and 3 above), and whether it settled."""
-    series = np.asarray(ns, np.float64) / 1e6
-    warmup, settled = warmup_runs(series)
-    steady = series[warmup:]
-    p10, p50, p90, p99 = (float(v) for v in np.percentile(steady, (10, 50, 90, 99)))
-    return Latency(p10, p50, p90, p99, _interval(steady), len(steady), warmup), settled
+@dataclass
+class Measured:
+    """What the rounds gave, as far as they came."""
+
+    load_ns: list[int] = field(default_factory=list)
+    first_ns: list[int] = field(default_factory=list)
+    rounds: list[list[int]] = field(default_factory=list)
+    outputs: tuple[np.ndarray, ...] = ()
+    peak_rss_bytes: int = 0
+    versions: dict[str, str] = field(default_factory=dict)
+    abi: str = ""
+    cores: tuple[int, ...] = ()
+    instructions: dict[str, Any] | None = None
+
+    def take(self, run: Run) -> None:
+        """What a run tells besides times."""
+        self.outputs, self.versions, self.abi, self.cores = run.outputs, dict(run.versions), run.abi, run.cores
+        self.peak_rss_bytes = max(self.peak_rss_bytes, run.peak_rss_bytes)
+
+
+def _round(device: Device, job: Job, runs: int | None, measured: Measured) -> None:
+    """Start the runtime, time a series, end it."""
+    with device.open(job) as timed:
+        series: list[int] = []
+        measured.rounds.append(series)
+
+        def collect(count: int, seconds: float) -> None:
+            before = list(series)
+            try:
+                before += timed.block(count, seconds, lambda ns: series.__setitem__(slice(None), [*before, *ns]))
+                series[:] = before
+            finally:
+                if series:
+                    measured.take(timed)
+
+        try:
+            if runs is not None:
+                collect(runs, LONGEST_S)
+            else:
+                collect(MOST_RUNS, SECONDS)
+                if len(series) < LEAST_RUNS:
+                    collect(LEAST_RUNS - len(series), LONGEST_S)
+        finally:
+            if series:
+                measured.load_ns.append(timed.load_ns)
+                measured.first_ns.append(timed.first_ns)
+
+
+def _count(device: Device, job: Job, measured: Measured) -> None:
+    """Run the samples on an emulated processor, and count instructions where that can be done."""
+    from qwtv2_edge.runners.counting import count
+
+    assert isinstance(device, PlaceDevice)
+    with device.open(job) as run:
+        run.block(1, LONGEST_S, lambda ns: None)
+        measured.take(run)
+    counts = count(job, device.place)
+    measured.instructions = {"load": counts.load, "first": counts.first, "per_inference": counts.per_inference}
+
+
+def summarise(rounds: Sequence[Sequence[int]]) -> tuple[Latency, bool]:
+    """Percentiles of series of nanoseconds (rules 2 and 3 above), one series a round, and whether all settled."""
+    cuts = [(np.asarray(ns, np.float64) / 1e6, *warmup_runs(np.asarray(ns, np.float64))) for ns in rounds if len(ns)]
+    steady = [series[warmup:] for series, warmup, _ in cuts]
+    everything = np.concatenate(steady)
+    p10, p50, p90, p99 = (float(v) for v in np.percentile(everything, (10, 50, 90, 99)))
+    blocks = [float(np.median(s[i : i + BLOCK])) for s in steady for i in range(0, max(1, len(s) - BLOCK + 1), BLOCK)]
+    latency = Latency(
+        p10_ms=p10,
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        ci95_ms=interval_of_median(blocks),
+        runs=len(everything),
+        warmup_runs=sum(warmup for _, warmup, _ in cuts),
+        rounds_p50_ms=tuple(float(np.median(s)) for s in steady),
+        throughput_per_s=1e3 / float(np.mean(everything)),
+    )
+    return latency, all(settled for _, _, settled in cuts)
 
 
 def warmup_runs(series: np.ndarray) -> tuple[int, bool]:
@@ -132,37 +283,48 @@ def warmup_runs(series: np.ndarray) -> tuple[int, bool]:
     return half, False
 
 
-def _interval(series: np.ndarray) -> tuple[float, float]:
-    length = min(BLOCK, len(series))
-    blocks = np.lib.stride_tricks.sliding_window_view(series, length)
-    rng = np.random.default_rng(0)
-    picks = rng.integers(0, len(blocks), (RESAMPLES, -(-len(series) // length)))
-    medians = [float(np.median(blocks[p])) for p in picks]
-    low, high = np.percentile(medians, (2.5, 97.5))
-    return float(low), float(high)
+def interval_of_median(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the median of ``values``. Raises MissingToolError without SciPy."""
+    if len(set(values)) < 2:
+        return values[0], values[0]  # nothing to resample
+    stats = statistics()
+    found = stats.bootstrap((values,), np.median, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0))
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
-def describe_host() -> Device:
-    """This machine, from what Linux tells."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    governor = _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
-    zones = [_read(p) for p in sorted(Path("/sys/class/thermal").glob("thermal_zone*/temp"))]
-    degrees = [int(z) / 1000 for z in zones if z.lstrip("-").isdigit()]
-    return Device("host", _processor(), platform.machine(), cores, governor, max(degrees, default=None))
-
-
-def _processor() -> str:
-    for line in _read(Path("/proc/cpuinfo")).splitlines():
-        if line.startswith(("model name", "Model")):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _read(path: Path) -> str:
+def statistics() -> Any:
+    """SciPy's statistics."""
     try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""  # not every machine has it
+        from scipy import stats
+    except ModuleNotFoundError as exc:
+        raise MissingToolError("confidence intervals need SciPy", fix="pip install 'qwtv2-edge[profile]'") from exc
+    return stats
+
+
+def _family(device: Device, described: Described) -> str:
+    """The processor family of the runtimes on ``device``."""
+    return device.place.family if isinstance(device, PlaceDevice) else family_of(described.abi)
+
+
+def _table(target: str, name: str | None, family: str) -> Numerics:
+    """The numerics to time: the one called ``name``, or the target's usual one on ``family``."""
+    usual = DEFAULT_NUMERICS[target]
+    table = get_numerics(name) if name else next(n for n in tables_on(target, family) if n.name.partition("@")[0] == usual)
+    if not table.runs(target):
+        raise UsageError(f"numerics '{table.name}' runs {table.target} artifacts, not {target}")
+    if not table.runs_on(family):
+        raise UsageError(
+            f"numerics '{table.name}' can't run on {family}", fix=f"one of: {', '.join(n.name for n in tables_on(target, family))}"
+        )
+    return table.on(target)
+
+
+def _graph_in(target: str, data: bytes) -> Graph | None:
+    """The integer graph that a .tflite holds; None where there is none to read."""
+    if TARGETS[target] == "tflite":
+        with suppress(QwtEdgeError):
+            return load("tflite").read(data)
+    return None
 
 
 def _opened(artifact: Artifact | str | Path) -> tuple[str, bytes, str]:
@@ -186,18 +348,21 @@ def target_of(path: Path) -> str:
     raise UsageError(f"{path} is neither a .tflite nor a .pte file", fix="give a file written by export")
 
 
-def _sample(inputs: Any, graph: Graph | None, ports: Sequence[Port]) -> list[np.ndarray]:
-    """One sample for every input of the artifact."""
-    if inputs is not None:
-        graph = graph or _boundary(ports)
-        unit = graph.tensors[graph.inputs[0]].shape[0]
-        return [a[:unit] for a in next(iter(open_data(inputs, graph, purpose="profile inputs").batches(unit)))]
-    if graph is not None:
+def _samples(inputs: Any, graph: Graph | None, count: int, data: bytes, table: Numerics) -> list[np.ndarray]:
+    """``count`` samples for every input of the artifact."""
+    if inputs is None and graph is not None:
         at = PATTERNS.index("random codes")
         _, arrays = edge_patterns(graph)
         return [a[at * (len(a) // len(PATTERNS)) : (at + 1) * (len(a) // len(PATTERNS))] for a in arrays]
-    rng = np.random.default_rng(0)
-    return [_random(p, rng) for p in ports]
+    if graph is None:
+        with Session(table.runner, data) as session:
+            graph, ports = _boundary(session.inputs), session.inputs
+        if inputs is None:
+            rng = np.random.default_rng(0)
+            return [_random(p, rng) for p in ports]
+    unit = graph.tensors[graph.inputs[0]].shape[0]
+    first = next(iter(open_data(inputs, graph, purpose="profile inputs").batches(unit * count)))
+    return [a[: len(a) // unit * unit] for a in first]
 
 
 def _boundary(ports: Sequence[Port]) -> Graph:
@@ -213,30 +378,26 @@ def _random(port: Port, rng: np.random.Generator) -> np.ndarray:
     return rng.standard_normal(port.shape).astype(port.dtype)
 
 
-def _matches(
-    graph: Graph | None, target: str, data: bytes, numerics: str, feed: Sequence[np.ndarray], timing: Timing
-) -> tuple[bool | None, str]:
+def _matches(it: Prepared, measured: Measured) -> tuple[bool | None, str]:
     """Whether the timed outputs are the simulated ones, or None and why it is not known."""
-    if graph is None:
-        if TARGETS[target] != "tflite":
-            return None, "no graph was given to simulate"
-        try:
-            graph = load("tflite").read(data)
-        except QwtEdgeError as error:
-            return None, f"the file has no integer graph to simulate: {error.message}"
-    expected = run(graph, feed, get_numerics(numerics))
-    return not compare_all(graph, graph.outputs, expected, timing.outputs), ""
+    if it.graph is None:
+        return None, "there is no integer graph to simulate"
+    if not measured.outputs:
+        return None, "no outputs came back"
+    return not compare_all(it.graph, it.graph.outputs, run(it.graph, it.job.inputs, it.table), measured.outputs), ""
 
 
-def _doubts(place: Device, latency: Latency, settled: bool, threads: int, busy: float) -> tuple[str, ...]:
-    """Why the times should not be trusted; empty when they can be."""
+def doubts_of(it: Prepared, latency: Latency, settled: bool) -> tuple[str, ...]:
+    """Why the times should not be trusted, as far as they tell it themselves; empty when they can be."""
+    cores, busy, threads = it.described.cores, it.before.load1, it.job.threads
+    width = (latency.ci95_ms[1] - latency.ci95_ms[0]) / latency.p50_ms
     checks = (
         (latency.runs < 30, f"only {latency.runs} timed runs"),
         (not settled, f"times had not settled after {latency.warmup_runs} runs"),
         (latency.p90_ms > NOISY * latency.p10_ms, f"noisy: p90 is {latency.p90_ms / latency.p10_ms:.2f} times p10"),
-        (threads > place.cores, f"{threads} threads on {place.cores} cores"),
-        (busy > place.cores - threads + 0.5, f"the machine is busy: load average {busy:.1f} on {place.cores} cores"),
-        (place.governor not in ("", "performance"), f"the frequency governor is '{place.governor}', not 'performance'"),
-        (place.temperature_c is not None and place.temperature_c >= HOT_C, f"the processor is at {place.temperature_c} °C"),
+        (latency.spread > REPEATABLE, f"not repeatable: medians of {len(latency.rounds_p50_ms)} starts differ by {latency.spread:.1%}"),
+        (width > REPEATABLE, f"the interval of the median is {width:.1%} wide"),
+        (threads > cores, f"{threads} threads on {cores} cores"),
+        (busy is not None and busy > cores - threads + 0.5, f"the device is busy: load average {busy} on {cores} cores"),
     )
     return tuple(reason for doubtful, reason in checks if doubtful)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from qwtv2_edge.errors import UsageError
 from qwtv2_edge.runners.base import Device, Job, Keep, Place
-from qwtv2_edge.runners.host import HOST, Session
+from qwtv2_edge.runners.host import HOST, Session, Timing
 from qwtv2_edge.runners.state import SCRIPT
 
 #: form -> what it is
@@ -99,6 +99,7 @@ class WorkerRun:
         self.abi = session.machine
         self.cores = job.cores
         self._inputs = job.inputs
+        self._single = all(a.shape[:1] == p.shape[:1] for a, p in zip(job.inputs, session.inputs, strict=False))
         self._first = [a[: p.shape[0]] if p.shape else a for a, p in zip(job.inputs, session.inputs, strict=False)]
 
     def block(self, runs: int, seconds: float, keep: Keep) -> list[int]:
@@ -110,7 +111,7 @@ class WorkerRun:
             timing = self.session.time(self._first, runs - len(series), min(CHUNK_S, seconds - spent))
             series += timing.ns
             spent += sum(timing.ns) / 1e9
-            self.peak_rss_bytes = timing.peak_rss_bytes
+            self._take(timing)
             keep(series)
         return series
 
@@ -118,9 +119,12 @@ class WorkerRun:
         """The first invocation, and the outputs of every sample."""
         timing = self.session.time(self._first, 1)
         self.first_ns = timing.ns[0]
+        self._take(timing)
+        if not self._single:
+            self.outputs = tuple(self.session.run(self._inputs))
+
+    def _take(self, timing: Timing) -> None:
+        """The memory so far and, where one sample is all there is, what the last timed invocation gave."""
         self.peak_rss_bytes = timing.peak_rss_bytes
-        self.outputs = timing.outputs if _same(self._first, self._inputs) else tuple(self.session.run(self._inputs))
-
-
-def _same(first: Sequence[np.ndarray], inputs: Sequence[np.ndarray]) -> bool:
-    return [a.shape for a in first] == [a.shape for a in inputs]
+        if self._single:
+            self.outputs = timing.outputs
