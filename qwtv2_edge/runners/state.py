@@ -288,7 +288,7 @@ def _lines(text: str) -> dict[str, list[str]]:
 
 def _describe(found: Mapping[str, list[str]], abi: str) -> Described:
     machine, cpu = _last(found, "machine"), _last(found, "cpu")
-    abi = abi or _last(found, "abi") or _last(found, "ro.product.cpu.abi") or machine
+    abi = abi or _last(found, "ro.product.cpu.abi") or machine
     phone = " ".join(v for v in (_last(found, "ro.product.manufacturer"), _last(found, "ro.product.model")) if v)
     android = _last(found, "ro.build.version.release")
     system = f"Android {android}" if android else _last(found, "os").strip("\"'")
