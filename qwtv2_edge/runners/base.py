@@ -80,6 +80,8 @@ class Job:
         target: of the artifact; runner: key of ``host.KINDS``; data: the artifact.
         inputs: one array per input of the artifact, one or more samples; the first is timed.
         threads: of the runtime's kernels; cores: numbers of the processor cores to stay on, empty for any.
+        samples: how many ``inputs`` hold.
+        outputs: dtype and shape of each output of one sample, for tools that write bare bytes; empty where it is not known.
     """
 
     target: str
@@ -88,6 +90,8 @@ class Job:
     inputs: Sequence[np.ndarray]
     threads: int = 1
     cores: tuple[int, ...] = ()
+    samples: int = 1
+    outputs: Sequence[tuple[str, tuple[int, ...]]] = ()
 
 
 #: called with the nanoseconds of every invocation so far, so that nothing is lost with the device
