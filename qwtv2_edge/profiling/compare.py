@@ -75,7 +75,7 @@ def compared(series: tuple[list[list[int]], list[list[int]]], reasons: tuple[str
     """Compare rounds of nanoseconds of A and of B."""
     medians = [np.array([np.median(block) for block in s]) / 1e6 for s in series]
     difference = medians[1] - medians[0]
-    low, high = interval_of_median([float(d) for d in difference])
+    low, high = interval_of_median([difference[i : i + 1] for i in range(len(difference))])
     p_value = float(statistics().wilcoxon(difference).pvalue) if np.any(difference) else 1.0
     a, b = (summarise([[ns for block in s for ns in block]])[0] for s in series)
     return Comparison(

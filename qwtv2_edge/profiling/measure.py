@@ -98,8 +98,8 @@ def profile(
         if opened.kind == "qemu":
             _count(opened, it.job, measured)
         else:
-            for _ in range(ROUNDS):
-                _round(opened, it.job, None if runs is None else max(1, runs // ROUNDS), measured)
+            for i in range(ROUNDS if runs is None else min(ROUNDS, runs)):
+                _round(opened, it.job, None if runs is None else (runs + i) // ROUNDS or 1, measured)
     except BaseException:
         if partial is not None and measured.load_ns:
             partial(_report(it, measured, complete=False))
@@ -256,7 +256,7 @@ def summarise(rounds: Sequence[Sequence[int]]) -> tuple[Latency, bool]:
     steady = [series[warmup:] for series, warmup, _ in cuts]
     everything = np.concatenate(steady)
     p10, p50, p90, p99 = (float(v) for v in np.percentile(everything, (10, 50, 90, 99)))
-    blocks = [float(np.median(s[i : i + BLOCK])) for s in steady for i in range(0, max(1, len(s) - BLOCK + 1), BLOCK)]
+    blocks = [s[i : i + BLOCK] for s in steady for i in range(0, max(1, len(s) - BLOCK + 1), BLOCK)]
     latency = Latency(
         p10_ms=p10,
         p50_ms=p50,
@@ -283,12 +283,21 @@ def warmup_runs(series: np.ndarray) -> tuple[int, bool]:
     return half, False
 
 
-def interval_of_median(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the median of ``values``. Raises MissingToolError without SciPy."""
-    if len(set(values)) < 2:
-        return values[0], values[0]  # nothing to resample
-    stats = statistics()
-    found = stats.bootstrap((values,), np.median, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0))
+def interval_of_median(blocks: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the median of all ``blocks`` together; blocks are drawn whole.
+
+    Raises: MissingToolError: without SciPy.
+    """
+    if len(blocks) < 2:
+        middle = float(np.median(blocks[0]))
+        return middle, middle  # nothing to draw from
+
+    def median(drawn: np.ndarray) -> float:
+        return float(np.median(np.concatenate([blocks[i] for i in drawn])))
+
+    found = statistics().bootstrap(
+        (np.arange(len(blocks)),), median, n_resamples=RESAMPLES, method="percentile", vectorized=False, rng=np.random.default_rng(0)
+    )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from small_graphs import integer_graph
 
 from qwtv2_edge import backends
 from qwtv2_edge.errors import RunError
-from qwtv2_edge.profiling import profile
+from qwtv2_edge.profiling import compare_latency, profile
+from qwtv2_edge.runners import device
+from qwtv2_edge.runners.device import PlaceDevice
+from qwtv2_edge.runners.host import HOST
 
 pytestmark = pytest.mark.runtime
 
@@ -28,8 +34,9 @@ def test_artifact(artifact):
     assert report.first_ms > 0
     assert report.peak_rss_bytes > 10 << 20
     assert (report.bytes, report.sha256) == (len(artifact.data), artifact.sha256)
-    assert report.ops == ()
-    assert report.ops_note
+    assert len(report.latency.rounds_p50_ms) == 3
+    assert not report.emulated
+    assert report.complete
 
 
 def test_file_and_inputs(artifact, tmp_path, rng):
@@ -50,6 +57,69 @@ def test_another_graph_does_not_match(artifact):
 def test_runs_are_chosen(artifact):
     report = profile(artifact, graph=integer_graph())
     assert report.latency.runs + report.latency.warmup_runs >= 60
+
+
+def test_every_sample_is_compared_and_the_first_is_timed(artifact, rng):
+    inputs = rng.standard_normal((5, 6, 6, 2)).astype(np.float32)
+    seen = []
+    host = PlaceDevice(HOST)
+    opening = host.open
+
+    @contextmanager
+    def watched(job):
+        with opening(job) as timed:
+            yield timed
+            seen.append((len(job.inputs[0]), len(timed.outputs[0])))
+
+    host.open = watched
+    report = profile(artifact, inputs, host, runs=30, graph=integer_graph(), samples=4)
+    assert seen == [(4, 4)] * 3
+    assert report.outputs_match is True
+
+
+def test_pinned_cores(artifact):
+    core = max(os.sched_getaffinity(0))
+    assert profile(artifact, runs=30, graph=integer_graph(), cores=(core,)).pinned_cores == (core,)
+    with pytest.raises(RunError, match="Invalid argument"):
+        profile(artifact, runs=30, graph=integer_graph(), cores=(4095,))
+
+
+class Lost(PlaceDevice):
+    """The host, until its second start: then the runtime is killed once a first chunk has come back."""
+
+    starts = 0
+
+    @contextmanager
+    def open(self, job):
+        self.starts += 1
+        with super().open(job) as timed:
+            if self.starts == 2:
+                block = timed.block
+
+                def lossy(runs, seconds, keep):
+                    return block(runs, seconds, lambda ns: (keep(ns), timed.session.abort()))
+
+                timed.block = lossy
+            yield timed
+
+
+def test_what_was_measured_before_the_device_was_lost_is_told(artifact, monkeypatch):
+    monkeypatch.setattr(device, "CHUNK_S", 0.001)
+    partial = []
+    with pytest.raises(RunError, match="crashed"):
+        profile(artifact, device=Lost(HOST), graph=integer_graph(), partial=partial.append)
+    (report,) = partial
+    assert not report.complete
+    assert not report.reliable
+    assert len(report.latency.rounds_p50_ms) == 2
+    assert report.outputs_match is True
+
+
+def test_a_against_itself(artifact):
+    found = compare_latency(artifact, artifact, rounds=8)
+    assert found.rounds == 8
+    assert found.ratio == pytest.approx(1, abs=0.5)
+    assert found.ci95_ms[0] <= found.difference_ms <= found.ci95_ms[1]
 
 
 def test_broken_file(tmp_path):
