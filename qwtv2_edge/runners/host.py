@@ -120,6 +120,41 @@ class Timing:
     outputs: tuple[np.ndarray, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class OpEvent:
+    """One op as the runtime reported it.
+
+    Attributes:
+        op: the runtime's own name of it, "" where it has none.
+        unit: what ``number`` counts: "operator" of the file, "instruction" of the program, or ops of one "delegate" call from 0.
+        ns: nanoseconds, a mean over typical invocations.
+    """
+
+    op: str
+    unit: str
+    number: int
+    ns: float
+
+
+@dataclass(frozen=True, slots=True)
+class OpEvents:
+    """The ops of an invocation in the order they ran.
+
+    Attributes:
+        operators: (name, tensors read, tensors made) of each operator of a ``.tflite``, in the file's order.
+        plain_ns, watched_ns: median invocation without a clock on every op, and with it.
+        runs: invocations behind the times.
+        reason: why there are none.
+    """
+
+    events: tuple[OpEvent, ...] = ()
+    operators: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...] = ()
+    plain_ns: float = 0.0
+    watched_ns: float = 0.0
+    runs: int = 0
+    reason: str = ""
+
+
 class Session:
     """One runtime process; loads one artifact after another.
 
@@ -199,6 +234,18 @@ class Session:
         """Time ``runs`` invocations of one sample (fewer when they take longer than ``seconds``); none is left out as warm-up."""
         reply, arrays = self._call({"command": "time", "runs": runs, "seconds": seconds}, inputs)
         return Timing(tuple(reply["ns"]), reply["peak_rss_bytes"], tuple(arrays))
+
+    def ops(self, inputs: Sequence[np.ndarray], runs: int = 1000, seconds: float = 2.0) -> tuple[OpEvents, list[np.ndarray]]:
+        """Times of the ops of one sample's invocations, and the outputs of the last one.
+
+        ``runs`` invocations with a clock on every op (fewer when they take longer than ``seconds``, together with as many plain ones).
+        """
+        reply, arrays = self._call({"command": "ops", "runs": runs, "seconds": seconds}, inputs)
+        if reply["reason"]:
+            return OpEvents(reason=reply["reason"]), arrays
+        events = tuple(OpEvent(e["op"], e["unit"], e["number"], e["ns"]) for e in reply["ops"])
+        operators = tuple((name, tuple(read), tuple(made)) for name, read, made in reply["operators"])
+        return OpEvents(events, operators, reply["plain_ns"], reply["watched_ns"], reply["runs"]), arrays
 
     def find_versions(self) -> dict[str, str]:
         """Versions of the runtime's packages, without loading an artifact."""

@@ -10,10 +10,13 @@ in ``blobs`` (a list of byte counts). Arrays are blobs described by ``arrays`` (
     request   {"command": "load", "kind", "threads", "cores"} + artifact bytes      cores: those to stay on, [] for any
               {"command": "run"} + arrays             first axis = samples, any multiple of the artifact's own batch
               {"command": "time", "runs", "seconds"} + arrays of one sample
+              {"command": "ops", "runs", "seconds"} + arrays of one sample
               {"command": "versions", "kind"} | {"command": "close"}
     reply     {"ok": true, ...} + arrays, or {"ok": false, "error", "missing": package or ""}
 """
 
+import contextlib
+import ctypes
 import importlib.metadata
 import json
 import os
@@ -51,10 +54,15 @@ RESOLVERS = {
 SCALAR_TYPES = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 6: "float32", 7: "float64", 11: "bool"}
 
 
+class NoOpTimes(Exception):
+    """Why a runtime tells no times per op."""
+
+
 class Interpreter:
     """LiteRT, tflite-runtime and TensorFlow Lite: one API under three package names."""
 
     def __init__(self, kind, data, threads):
+        self.kind, self.data, self.threads = kind, data, threads
         if kind.startswith("litert"):
             from ai_edge_litert.interpreter import Interpreter, OpResolverType
         elif kind.startswith("tensorflow"):
@@ -86,6 +94,13 @@ class Interpreter:
             "zero_point": int(zero_point),
         }
 
+    def watch(self):
+        if not self.kind.startswith("litert"):
+            raise NoOpTimes(f"{DISTRIBUTIONS[self.kind]} has no profiler that Python can reach")
+        if self.kind not in LiteRtWatch.KERNELS:
+            raise NoOpTimes("LiteRT's profiler is part of its CompiledModel, which has no reference kernels")
+        return LiteRtWatch(self)
+
     def set(self, arrays):
         for index, array in zip(self._in, arrays, strict=True):
             self.interpreter.set_tensor(index, array)
@@ -101,6 +116,9 @@ class Micro:
     """TFLite Micro's Python interpreter. The arena doubles until the network fits."""
 
     ARENAS = [1 << k for k in range(18, 31)]
+
+    def watch(self):
+        raise NoOpTimes("TFLite Micro's Python interpreter takes no profiler")
 
     def __init__(self, kind, data, threads):
         from tflite_micro import runtime
@@ -191,6 +209,9 @@ class ExecuTorch:
             "zero_point": 0,
         }
 
+    def watch(self):
+        return ExecuTorchWatch(self)
+
     def set(self, arrays):
         self.feed = [self.torch.from_numpy(np.array(a)) for a in arrays]
 
@@ -209,6 +230,206 @@ class ExecuTorch:
 
 
 RUNTIMES = {"tflite-micro": Micro, "executorch": ExecuTorch}
+
+
+def check_release(name, release):
+    """Memory layouts that no header of a package promises are known for one release only."""
+    found = importlib.metadata.version(name)
+    if found != release or struct.calcsize("P") != 8:
+        raise NoOpTimes(f"times per op are read from the memory of {name} {release} on 64-bit processors; {found} is installed")
+
+
+class LiteRtWatch:
+    """The artifact in LiteRT's CompiledModel, which has a profiler; reached through the C interface of libLiteRt.so.
+
+    Kernels report whole microseconds: built-in ones the difference of two readings, XNNPACK's rounded down.
+    Source: LiteRT v2.3.0, litert/c/{litert_compiled_model,litert_profiler,litert_profiler_event}.h
+    """
+
+    RELEASE = "2.3.0"
+    KERNELS = {"litert-xnnpack": "delegate", "litert-builtin": "builtin"}
+    CPU = 1
+    READ, WRITE = 0, 1
+    #: one event in 64-bit words: tag, type, start and elapsed microseconds, 2 x 3 of memory, 2 of metadata, source
+    EVENT_WORDS, TAG, TYPE, ELAPSED, NUMBER = 13, 0, 1, 3, 10
+    #: type of an event -> what its number counts
+    TYPES = {2: "operator", 8: "delegate"}
+
+    class TensorType(ctypes.Structure):
+        _fields_ = [("element", ctypes.c_int), ("rank", ctypes.c_uint32), ("dims", ctypes.c_int32 * 8), ("strides", ctypes.c_uint32 * 8)]
+
+    def __init__(self, plain):
+        check_release("ai-edge-litert", self.RELEASE)
+        import ai_edge_litert
+
+        self.library = ctypes.CDLL(os.path.join(os.path.dirname(ai_edge_litert.__file__), "libLiteRt.so"))
+        self.plain = plain
+        self.kept = [ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda payload: None)]  # what LiteRT keeps pointers to
+        self.environment = self._make("LiteRtCreateEnvironment", 0, None)
+        model = self._make("LiteRtCreateModelFromBuffer", self.environment, plain.data, ctypes.c_size_t(len(plain.data)))
+        options = self._make("LiteRtCreateOptions")
+        self._call("LiteRtSetOptionsHardwareAccelerators", options, self.CPU)
+        self._add(options, b"runtime_options_string", b"enable_profiling = true")
+        self._add(options, b"xnnpack", b'kernel_mode = "%s"\nnum_threads = %d' % (self.KERNELS[plain.kind].encode(), plain.threads))
+        self.compiled = self._make("LiteRtCreateCompiledModel", self.environment, model, options)
+        self.profiler = self._make("LiteRtCompiledModelGetProfiler", self.compiled)
+        graph = self._make("LiteRtGetModelSubgraph", model, ctypes.c_size_t(0))
+        self.buffers = {end: self._buffers(graph, end, len(ports)) for end, ports in (("Input", plain.inputs), ("Output", plain.outputs))}
+
+    def operators(self):
+        """[name, input tensors, output tensors] of every operator of the file, in its order."""
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        bare = Interpreter(model_content=self.plain.data, experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+        return [[d["op_name"], d["inputs"].tolist(), d["outputs"].tolist()] for d in bare._get_ops_details()]
+
+    def set(self, arrays):
+        for buffer, array in zip(self.buffers["Input"], arrays, strict=True):
+            data = array.tobytes()
+            with self._locked(buffer, self.WRITE) as address:
+                ctypes.memmove(address, data, len(data))
+
+    def invoke(self):
+        self._call("LiteRtResetProfiler", self.profiler)
+        self._call("LiteRtStartProfiler", self.profiler)
+        ends = [ctypes.c_size_t(0)]
+        for buffers in self.buffers.values():
+            ends += [ctypes.c_size_t(len(buffers)), (ctypes.c_void_p * len(buffers))(*buffers)]
+        clock = time.perf_counter_ns
+        t0 = clock()
+        self._call("LiteRtRunCompiledModel", self.compiled, *ends)
+        spent = clock() - t0
+        self._call("LiteRtStopProfiler", self.profiler)
+        return spent
+
+    def events(self):
+        """[(tag, what the number counts, number, nanoseconds)] of the last invocation."""
+        count = ctypes.c_int()
+        self._call("LiteRtGetNumProfilerEvents", self.profiler, ctypes.byref(count))
+        words = np.zeros((count.value, self.EVENT_WORDS), np.uint64)
+        self._call("LiteRtGetProfilerEvents", self.profiler, count, ctypes.c_void_p(words.ctypes.data))
+        out = []
+        for word in words.tolist():
+            unit = self.TYPES.get(word[self.TYPE] & 0xFFFFFFFF)
+            if unit:
+                out.append((ctypes.string_at(word[self.TAG]).decode(), unit, word[self.NUMBER], 1000 * word[self.ELAPSED]))
+        return out
+
+    def get(self):
+        out = []
+        for buffer, d in zip(self.buffers["Output"], self.plain.outputs, strict=True):
+            dtype = np.dtype(d["dtype"])
+            with self._locked(buffer, self.READ) as address:
+                data = ctypes.string_at(address, dtype.itemsize * int(np.prod(d["shape"])))
+            out.append(np.frombuffer(data, dtype).reshape(d["shape"]))
+        return out
+
+    def _call(self, name, *args):
+        status = getattr(self.library, name)(*args)
+        if status:
+            raise NoOpTimes(f"{name} of LiteRT {self.RELEASE} failed with status {status}")
+
+    def _make(self, name, *args):
+        """Call a function that gives a pointer in its last argument."""
+        made = ctypes.c_void_p()
+        self._call(name, *args, ctypes.byref(made))
+        return made
+
+    def _add(self, options, name, text):
+        payload = ctypes.create_string_buffer(text)
+        self.kept.append(payload)
+        self._call("LiteRtAddOpaqueOptions", options, self._make("LiteRtCreateOpaqueOptions", name, payload, self.kept[0]))
+
+    def _buffers(self, graph, end, count):
+        out = []
+        for i in map(ctypes.c_size_t, range(count)):
+            type = self.TensorType()
+            self._call("LiteRtGetRankedTensorType", self._make(f"LiteRtGetSubgraph{end}", graph, i), ctypes.byref(type))
+            needs = self._make(f"LiteRtGetCompiledModel{end}BufferRequirements", self.compiled, ctypes.c_size_t(0), i)
+            out.append(self._make("LiteRtCreateManagedTensorBufferFromRequirements", self.environment, ctypes.byref(type), needs))
+        return out
+
+    @contextlib.contextmanager
+    def _locked(self, buffer, mode):
+        address = ctypes.c_void_p()
+        self._call("LiteRtLockTensorBuffer", buffer, ctypes.byref(address), mode)
+        try:
+            yield address
+        finally:
+            self._call("LiteRtUnlockTensorBuffer", buffer)
+
+
+class ExecuTorchWatch:
+    """The loaded method, run instruction by instruction: a call of a kernel or of a delegate each.
+
+    ExecuTorch's wheels are built without its event tracer, so the clock is read here, around ``Method::step``. Its Python
+    object is reached past the bindings, which don't have it. The cost of a call from Python is measured and taken off.
+    Source: executorch v1.4.1, extension/pybindings/pybindings.cpp :: PyMethod, runtime/executor/method.h
+    """
+
+    RELEASE = "1.4.1"
+    METHOD = "_ZN10executorch7runtime6Method"
+    CONST_METHOD = "_ZNK10executorch7runtime6Method"
+    END_OF_METHOD = 3
+    WORD = 8
+
+    def __init__(self, plain):
+        check_release("executorch", self.RELEASE)
+        from executorch.extension.pybindings import _portable_lib as lib
+
+        self.plain = plain
+        library = ctypes.CDLL(lib.__file__)
+        # a Python object's header is 2 words, then comes pybind11's pointer to PyMethod: 2 shared pointers, then the method
+        owner = ctypes.c_void_p.from_address(id(plain.method) + 2 * self.WORD).value
+        self.method = ctypes.c_void_p(ctypes.c_void_p.from_address(owner + 4 * self.WORD).value)
+
+        def function(name, result):
+            found = getattr(library, name)
+            found.restype, found.argtypes = result, [ctypes.c_void_p]
+            return found
+
+        self.step = function(self.METHOD + "4stepEv", ctypes.c_uint32)
+        self.reset = function(self.METHOD + "15reset_executionEv", ctypes.c_uint32)
+        idle = function(self.CONST_METHOD + "11in_progressEv", ctypes.c_bool)
+        sizes = [function(self.CONST_METHOD + name, ctypes.c_size_t)(self.method) for name in ("11inputs_sizeEv", "12outputs_sizeEv")]
+        if sizes != [len(plain.inputs), len(plain.outputs)]:
+            raise NoOpTimes(f"ExecuTorch's method object tells {sizes} inputs and outputs: its layout is another")
+        clock = time.perf_counter_ns
+        costs = []
+        for _ in range(1000):
+            t0 = clock()
+            idle(self.method)
+            costs.append(clock() - t0)
+        self.call_ns = int(np.median(costs))
+
+    def operators(self):
+        return []
+
+    def set(self, arrays):
+        self.plain.set(arrays)
+
+    def invoke(self):
+        clock, step, method = time.perf_counter_ns, self.step, self.method
+        start = clock()
+        self.plain.method.set_inputs(self.plain.feed)
+        self.steps = []
+        status = 0
+        while not status:
+            t0 = clock()
+            status = step(method)
+            self.steps.append(clock() - t0)
+        self.steps.pop()  # the step that found the end
+        self.plain.results = self.plain.method.get_outputs()
+        spent = clock() - start
+        if status != self.END_OF_METHOD or self.reset(method):
+            raise NoOpTimes(f"ExecuTorch stopped at instruction {len(self.steps)} with status {status}")
+        return spent
+
+    def events(self):
+        return [("", "instruction", i, max(0, ns - self.call_ns)) for i, ns in enumerate(self.steps)]
+
+    def get(self):
+        return self.plain.get()
 
 
 def samples_of(runtime, arrays):
@@ -264,6 +485,48 @@ def measure(runtime, arrays, runs, seconds):
         if t1 > deadline:
             break
     return samples, runtime.get()
+
+
+#: invocations between changes from plain to watched ones: the two have weights of their own, which compete for the caches
+OPS_BLOCK = 16
+
+
+def measure_ops(runtime, arrays, runs, seconds):
+    """Times of each op: (what serve sends, outputs). Blocks of watched invocations take turns with plain ones.
+
+    An op's time is its mean over the middle half of the invocations, ranked by their sums: whole microseconds average out,
+    interrupted invocations don't count, and the ops' times add up to a typical invocation.
+    """
+    if samples_of(runtime, arrays) != 1:
+        raise ValueError("timing takes one sample")
+    sample = feed(runtime, arrays, 0)
+    watched = runtime.watch()
+    watched.set(sample)
+    runtime.set(sample)
+    watched.invoke()
+    first = watched.events()
+    block = max(1, min(OPS_BLOCK, int(seconds * 1e8 / watched.invoke())))
+    clock = time.perf_counter_ns
+    deadline = clock() + int(seconds * 1e9)
+    plain, spent, table = [], [], []
+    while len(table) < runs and clock() < deadline:
+        for _ in range(block):
+            t0 = clock()
+            runtime.invoke()
+            plain.append(clock() - t0)
+        for _ in range(block):
+            spent.append(watched.invoke())
+            events = watched.events()
+            if [e[:3] for e in events] != [e[:3] for e in first]:
+                raise NoOpTimes("the runtime reported other ops from one invocation to the next")
+            table.append([e[3] for e in events])
+    times = np.asarray(table, np.float64)
+    ranked = times[np.argsort(times.sum(1))]
+    quarter = len(ranked) // 4
+    typical = ranked[quarter : len(ranked) - quarter].mean(0).tolist()
+    ops = [{"op": tag, "unit": unit, "number": n, "ns": ns} for (tag, unit, n, _), ns in zip(first, typical, strict=True)]
+    told = {"plain_ns": float(np.median(plain)), "watched_ns": float(np.median(spent)), "runs": len(table)}
+    return {"ops": ops, "operators": watched.operators(), "reason": "", **told}, watched.get()
 
 
 def peak_rss_bytes():
@@ -352,6 +615,12 @@ def serve(source, sink):
             elif header["command"] == "time":
                 samples, outputs = measure(runtime, arrays, header["runs"], header["seconds"])
                 send(sink, {"ok": True, "ns": samples, "peak_rss_bytes": peak_rss_bytes()}, outputs)
+            elif header["command"] == "ops":
+                try:
+                    told, outputs = measure_ops(runtime, arrays, header["runs"], header["seconds"])
+                except NoOpTimes as error:
+                    told, outputs = {"ops": [], "reason": str(error)}, []
+                send(sink, {"ok": True, **told}, outputs)
             else:
                 send(sink, {"ok": False, "error": f"unknown command {header['command']!r}", "missing": ""})
         except ModuleNotFoundError as error:
