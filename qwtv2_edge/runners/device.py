@@ -10,7 +10,7 @@ import numpy as np
 
 from qwtv2_edge.errors import UsageError
 from qwtv2_edge.runners.base import Device, Job, Keep, Place
-from qwtv2_edge.runners.host import HOST, Session, Timing
+from qwtv2_edge.runners.host import HOST, Session, Timing, first_sample
 from qwtv2_edge.runners.state import SCRIPT
 
 #: form -> what it is
@@ -100,7 +100,7 @@ class WorkerRun:
         self.cores = job.cores
         self._inputs = job.inputs
         self._single = all(a.shape[:1] == p.shape[:1] for a, p in zip(job.inputs, session.inputs, strict=False))
-        self._first = [a[: p.shape[0]] if p.shape else a for a, p in zip(job.inputs, session.inputs, strict=False)]
+        self._first = first_sample(job.inputs, session.inputs)
 
     def block(self, runs: int, seconds: float, keep: Keep) -> list[int]:
         if not self.outputs:

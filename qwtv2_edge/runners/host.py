@@ -375,6 +375,11 @@ class Session:
         return "".join(f"\n  | {line}" for line in lines[-6:])
 
 
+def first_sample(inputs: Sequence[np.ndarray], ports: Sequence[Port]) -> list[np.ndarray]:
+    """The first of the samples that ``inputs`` hold along their first axis."""
+    return [a[: p.shape[0]] if p.shape else a for a, p in zip(inputs, ports, strict=False)]
+
+
 def _port(d: dict[str, Any]) -> Port:
     return Port(d["name"], tuple(d["shape"]), d["dtype"], d["scale"], d["zero_point"])
 
