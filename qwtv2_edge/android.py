@@ -14,7 +14,7 @@ from typing import Any
 
 from qwtv2_edge.backends import get_numerics
 from qwtv2_edge.errors import UsageError
-from qwtv2_edge.export import artifact_name, npz_bytes, plain, staged_folder, to_json
+from qwtv2_edge.export import npz_bytes, plain, staged_folder, to_json
 from qwtv2_edge.inspection import describe
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.ir.types import TensorType
@@ -54,7 +54,7 @@ def write_assets(opened: Opened, folder: str | Path, labels: str | Path | None =
         raise UsageError(f"the app runs {' and '.join(FORMATS)} from an export folder; {opened.path} has {has}", fix="export it anew")
     tables = {t: _tables(graph, t) for t in present}
     names = [table.name for by_abi in tables.values() for table in by_abi.values()]
-    files = {artifact_name(a): a.data for a in present.values()}
+    files = {a.file: a.data for a in present.values()}
     files[GOLDEN] = npz_bytes(golden_vectors(graph, data.arrays(), names))
     if labels is not None:
         files[LABELS] = _labels(Path(labels), prod(graph.tensors[graph.outputs[0]].shape[-1:]))
@@ -63,7 +63,7 @@ def write_assets(opened: Opened, folder: str | Path, labels: str | Path | None =
         "title": opened.report.get("model", {}).get("name") or opened.path.name,
         **_interface(graph),
         "samples": data.count,
-        "formats": [_format(graph, FORMATS[t][0], artifact_name(present[t]), tables[t]) for t in present],
+        "formats": [_format(graph, FORMATS[t][0], present[t].file, tables[t]) for t in present],
         "files": {n: {"bytes": len(b), "sha256": hashlib.sha256(b).hexdigest()} for n, b in files.items()},
     }
     files[DESCRIPTION] = to_json(plain(description))

@@ -34,6 +34,10 @@ TARGET_FILES: dict[str, str] = {
 }
 
 
+#: target that is a folder -> its main file
+FOLDERS: dict[str, str] = {"tflite-micro": "model.tflite"}
+
+
 @dataclass(frozen=True)
 class Artifact:
     """The bytes for one target.
@@ -45,6 +49,7 @@ class Artifact:
         nodes: for each of ``ops`` the graph node it came from.
         notes: where this artifact's numerics differ between runtimes, in words, for the report.
         graph_hash: ``ir.serde.graph_hash`` of the graph it was emitted from.
+        files: further files of a target that is a folder, by name; the artifact's own is ``FOLDERS[target]`` there.
     """
 
     target: str
@@ -53,6 +58,7 @@ class Artifact:
     nodes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     graph_hash: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def suffix(self) -> str:
@@ -61,15 +67,26 @@ class Artifact:
         return f".{self.target}.{'tflite' if TARGETS.get(self.target) == 'tflite' else 'pte'}"
 
     @property
+    def file(self) -> str:
+        """The artifact's path inside an export folder."""
+        return f"{self.target}/{FOLDERS[self.target]}" if self.target in FOLDERS else f"model{self.suffix}"
+
+    @property
     def sha256(self) -> str:
         return hashlib.sha256(self.data).hexdigest()
 
     def save(self, path: str | Path) -> Path:
-        """Write the file whole or not at all; returns its path."""
-        from qwtv2_edge.files import write_atomic
+        """Write the file, or the folder where there are further files, each whole or not at all; returns its path.
+
+        Raises: UsageError: the disk refuses.
+        """
+        from qwtv2_edge.files import make_folder, write_atomic
 
         path = Path(path)
-        write_atomic(path, self.data)
+        if self.files:
+            make_folder(path)
+        for name, data in {FOLDERS[self.target]: self.data, **self.files}.items() if self.files else {"": self.data}.items():
+            write_atomic(path / name, data)
         return path
 
 

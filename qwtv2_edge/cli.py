@@ -674,7 +674,7 @@ def targets_command(ui: Ui) -> int:
     rows: list[dict[str, Any]] = [
         {
             "name": t,
-            "file": f"model{Artifact(t, b'').suffix}",
+            "file": Artifact(t, b"").file,
             "description": TARGET_FILES[t],
             "default": t in DEFAULT_TARGETS,
             "numerics": [n.name for n in numerics_of(t)],

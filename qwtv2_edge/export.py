@@ -32,7 +32,7 @@ from qwtv2_edge.backends import Artifact, EmitOptions, backend_for, numerics_amo
 from qwtv2_edge.data import Dataset, open_data
 from qwtv2_edge.errors import UsageError
 from qwtv2_edge.evaluation import Evaluation, Progress, evaluate, silent, tables_here
-from qwtv2_edge.files import write_atomic
+from qwtv2_edge.files import make_folder, write_atomic
 from qwtv2_edge.inspection import describe
 from qwtv2_edge.ir import serde
 from qwtv2_edge.ir.graph import Graph
@@ -109,6 +109,7 @@ def export(request: Request, out: str | Path, progress: Progress = silent) -> Ex
     with staged_folder(out) as folder:
         result, files = _work(request, progress)
         for name, data in files.items():
+            make_folder((folder / name).parent)
             write_atomic(folder / name, data)
     return result
 
@@ -220,14 +221,15 @@ def _work(request: Request, progress: Progress) -> tuple[Export, dict[str, bytes
         "made_from": made_from,
         "made_from_sha256": manifest_hash,
         "graph_hash": serde.graph_hash(integer),
-        "artifacts": {t: {"file": a.file, "bytes": len(a.data), "sha256": a.sha256} for t, a in _files(artifacts).items()},
+        "artifacts": {t: {"file": a.file, "bytes": len(a.data), "sha256": a.sha256} for t, a in artifacts.items()},
         "numerics": numerics,
     }
     report["seconds"] = clock.seconds
     report["peak_rss_bytes"] = peak_rss_bytes()
     files = {
         "model.qir": serde.to_bytes(integer),
-        **{artifact_name(a): a.data for a in artifacts.values()},
+        **{a.file: a.data for a in artifacts.values()},
+        **{f"{t}/{name}": data for t, a in artifacts.items() for name, data in a.files.items()},
         "golden.npz": npz_bytes(golden),
         "report.json": to_json(report),
         "report.html": page.encode(),
@@ -240,26 +242,10 @@ def _work(request: Request, progress: Progress) -> tuple[Export, dict[str, bytes
 # ---------------------------------------------------------------- parts of the report
 
 
-@dataclass(frozen=True)
-class _File:
-    file: str
-    data: bytes
-    sha256: str
-
-
-def _files(artifacts: Mapping[str, Artifact]) -> dict[str, _File]:
-    return {t: _File(artifact_name(a), a.data, a.sha256) for t, a in artifacts.items()}
-
-
-def artifact_name(artifact: Artifact) -> str:
-    """The artifact's file name in an export folder."""
-    return f"model{artifact.suffix}"
-
-
 def artifact_entry(artifact: Artifact) -> dict[str, Any]:
     """One entry of report.json's "artifacts"."""
     return {
-        "file": artifact_name(artifact),
+        "file": artifact.file,
         "bytes": len(artifact.data),
         "sha256": artifact.sha256,
         "ops": list(artifact.ops),
@@ -442,8 +428,9 @@ def staged_folder(out: str | Path) -> Iterator[Path]:
             if not out.exists() or not any(out.iterdir()):
                 os.replace(folder, out)
             else:
-                for path in sorted(folder.iterdir(), key=lambda p: p.name == "manifest.json"):
-                    os.replace(path, out / path.name)
+                for path in sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.name == "manifest.json"):
+                    (out / path.relative_to(folder)).parent.mkdir(exist_ok=True)
+                    os.replace(path, out / path.relative_to(folder))
         made.clear()
     finally:
         if folder is not None:

@@ -9,6 +9,14 @@ from pathlib import Path
 from qwtv2_edge.errors import UsageError
 
 
+def make_folder(path: Path) -> None:
+    """Create a folder and those above it. Raises UsageError when that can't be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise UsageError(f"can't create {path}: {exc.strerror or exc}", fix="check the folder above it and its permissions") from exc
+
+
 def write_atomic(path: str | Path, data: bytes) -> None:
     """Write ``data`` to a temporary file beside ``path``, then rename it into place.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwtv2_edge.backends import Artifact
+from qwtv2_edge.backends import FOLDERS, Artifact
 from qwtv2_edge.data import Dataset, open_data
 from qwtv2_edge.errors import GraphError, QwtEdgeError, UsageError
 from qwtv2_edge.ir import serde
@@ -53,8 +53,8 @@ def open_model(path: str | Path) -> Opened:
     target = target_of(path)
     artifact = Artifact(target, _read(path))
     _check_listed(path, artifact)
-    beside = path.parent / GRAPH_FILE
-    if path.suffix == ".tflite":
+    beside = _export_folder(path) / GRAPH_FILE
+    if path.suffix == ".tflite" and not (beside.is_file() and _export_folder(path) != path.absolute().parent):
         from qwtv2_edge import read_tflite
 
         try:
@@ -72,7 +72,7 @@ def golden_inputs(opened: Opened) -> Dataset | None:
 
     Raises: UsageError for an export folder whose inputs can't be read.
     """
-    path = (opened.folder or opened.path.parent) / "golden.npz"
+    path = (opened.folder or _export_folder(opened.path)) / "golden.npz"
     if not path.is_file():
         return None
     try:
@@ -83,12 +83,18 @@ def golden_inputs(opened: Opened) -> Dataset | None:
         return None  # a lone file beside some other network's golden.npz
 
 
+def _export_folder(path: Path) -> Path:
+    """The export folder that a file would lie in: the one above a target's own folder."""
+    above = path.absolute().parent
+    return above.parent if FOLDERS.get(above.name) == path.name else above
+
+
 def _check_listed(path: Path, artifact: Artifact) -> None:
     """Check the hash of a file that lies in an export folder."""
-    listing = path.parent / "manifest.json"
+    listing = _export_folder(path) / "manifest.json"
     if listing.is_file():
         manifest = _json(listing)
-        if manifest.get("artifacts", {}).get(artifact.target, {}).get("file") == path.name:
+        if manifest.get("artifacts", {}).get(artifact.target, {}).get("file") == artifact.file:
             _check_hash(path, artifact, manifest)
 
 
@@ -100,7 +106,7 @@ def _folder(path: Path) -> Opened:
     except (KeyError, TypeError, AttributeError) as exc:
         raise GraphError(f"{path / 'manifest.json'} lists no artifacts", fix="export again") from exc
     for target, name in listed.items():
-        if Path(name).name != name:
+        if name not in (Path(name).name, f"{target}/{FOLDERS.get(target)}"):
             raise GraphError(f"{path / 'manifest.json'} names a file outside the folder: {name}", fix="export again")
         artifact = Artifact(
             target,

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from qwtv2_edge.backends import TARGETS, Artifact, get_numerics, load, tables_on
+from qwtv2_edge.backends import FOLDERS, TARGETS, Artifact, get_numerics, load, tables_on
 from qwtv2_edge.data import open_data
 from qwtv2_edge.errors import MissingToolError, QwtEdgeError, UsageError
 from qwtv2_edge.ir.graph import Graph
@@ -339,7 +339,7 @@ def _graph_in(target: str, data: bytes) -> Graph | None:
 def _opened(artifact: Artifact | str | Path) -> tuple[str, bytes, str]:
     """(target, bytes, name) of an artifact or a file."""
     if isinstance(artifact, Artifact):
-        return artifact.target, artifact.data, f"model{artifact.suffix}"
+        return artifact.target, artifact.data, artifact.file
     path = Path(artifact)
     target = target_of(path)
     try:
@@ -349,7 +349,10 @@ def _opened(artifact: Artifact | str | Path) -> tuple[str, bytes, str]:
 
 
 def target_of(path: Path) -> str:
-    """The target of a file, by its name: ``.<target>.tflite`` or ``.<target>.pte``, else "tflite" or XNNPACK."""
+    """The target of a file, by its name: ``<target>/model.*``, ``.<target>.tflite`` or ``.<target>.pte``, else "tflite" or XNNPACK."""
+    above = path.absolute().parent.name
+    if FOLDERS.get(above) == path.name:
+        return above
     usual = {".tflite": "tflite", ".pte": "executorch-xnnpack"}.get(path.suffix)
     if usual is not None:
         named = path.stem.rpartition(".")[2]

@@ -258,7 +258,9 @@ def test_unknown_recipe_key_names_the_nearest(cli, place):
         ),
         (export_args("net.py:build", "calib.npz", "--target", "tflight"), ("unknown target", "tflite")),
         (export_args("net.py:build", "calib.npz", "--metric", "top9"), ("unknown metric", "top5")),
-        (("profile", "absent.tflite", "--device", "adb"), ("device 'adb'", "host")),
+        (("verify", "absent.tflite", "--device", "fax:1"), ("unknown device 'fax:1'", "host")),
+        (("verify", "absent.tflite", "--device", "adb"), ("only profiles", "profile --device adb")),
+        (("profile", "absent.tflite"), ("absent.tflite does not exist",)),
     ],
 )
 def test_wrong_usage(cli, place, args, words):
