@@ -145,9 +145,9 @@ class AppRun:
         return list(result["ns"])
 
     def _start(self) -> None:
-        self._phone.checked("stopping the demo app", "shell", f"am force-stop {PACKAGE} && rm -rf {self._results}")
+        self._phone.checked_shell("stopping the demo app", f"am force-stop {PACKAGE} && rm -rf {self._results}")
         start = f"am start -W -n {ACTIVITY} --es job {self._name} --es dir {self._folder}"
-        said = self._phone.shell("starting the demo app", start, self._timeout_s)
+        said = self._phone.shell("starting the demo app", start, timeout_s=self._timeout_s)
         if "does not exist" in said.text:
             raise RunError(f"the demo app on {self._phone.serial} is too old to be started from here", fix=HOW_TO_INSTALL)
         if said.code or "Error" in said.text or "Exception" in said.text:
@@ -162,9 +162,9 @@ class AppRun:
             alive, result = self._look()
             if result != seen:
                 seen, progress = result, time.monotonic()
+                self._take_times(seen)
                 if seen["ns"]:
                     keep(seen["ns"])
-                self._take_times(seen)
             if seen.get("error"):
                 raise self._error(seen["error"])
             if seen.get("complete"):

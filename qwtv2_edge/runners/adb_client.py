@@ -24,6 +24,9 @@ SHORT_S = 20.0
 #: bytes a second that a slow cable still moves
 SLOWEST = 500_000
 
+#: what a shell command prints last: adb gives exit code 0 where the phone is lost in the middle of one
+DONE = "qwtv2-edge: done"
+
 #: states that ``adb devices`` prints -> (what that means, fix)
 STATES = {
     "unauthorized": ("has not allowed this computer to debug it", "unlock it, answer 'Allow USB debugging?' with yes, then try again"),
@@ -104,37 +107,45 @@ class Client:
             raise self.failure(doing, said)
         return said.out
 
-    def shell(self, doing: str, command: str, timeout_s: float = SHORT_S) -> Said:
+    def shell(self, doing: str, command: str, *, stdin: bytes | None = None, timeout_s: float = SHORT_S) -> Said:
         """Run ``command`` in the phone's shell, whatever its exit code. Raises RunError: it took too long, or the phone is gone."""
         try:
-            said = self.run("shell", command, timeout_s=timeout_s)
+            said = self.run("shell", f"( {command}\n); c=$?; echo {DONE} >&2; exit $c", stdin=stdin, timeout_s=timeout_s)
         except subprocess.TimeoutExpired:
             raise self.late(doing, timeout_s) from None
-        if said.code and not self.alive():
-            raise self.lost(doing)
-        return said
+        err, done, _ = said.err.rpartition(DONE.encode())
+        if not done:
+            raise self.broken(doing, said)
+        return Said(said.code, said.out, err)
+
+    def checked_shell(self, doing: str, command: str, timeout_s: float = SHORT_S) -> bytes:
+        """What ``command`` prints in the phone's shell. Raises RunError: as :meth:`shell`, or it failed."""
+        said = self.shell(doing, command, timeout_s=timeout_s)
+        if said.code:
+            raise self.failure(doing, said)
+        return said.out
 
     def script(self, doing: str, text: str) -> str:
-        """What a shell script prints there."""
-        return self.checked(doing, "shell", "sh", stdin=text.encode()).decode(errors="replace")
+        """What a shell script of any length prints there."""
+        return self.shell(doing, "sh", stdin=text.encode()).out.decode(errors="replace")
 
     def make_folder(self, folder: str) -> None:
         """Make a folder, and those above it, that apps may read."""
-        self.checked(f"making {folder}", "shell", f"mkdir -p {folder} && chmod 755 {SCRATCH} {folder}")
+        self.checked_shell(f"making {folder}", f"mkdir -p {folder} && chmod 755 {SCRATCH} {folder}")
 
     def push(self, paths: Sequence[Path], folder: str) -> None:
         """Copy files into a folder that exists, readable for apps."""
         size = sum(p.stat().st_size for p in paths)
         doing = f"copying {size:,} bytes to {folder}"
         self.checked(doing, "push", *map(str, paths), folder + "/", timeout_s=SHORT_S + size / SLOWEST)
-        self.checked(doing, "shell", "chmod a+r " + " ".join(f"{folder}/{p.name}" for p in paths))
+        self.checked_shell(doing, "chmod a+r " + " ".join(f"{folder}/{p.name}" for p in paths))
 
     def pull(self, remote: str, size: int) -> bytes:
         """The bytes of a file of ``size`` bytes. Raises RunError: it isn't there, or has another size."""
         doing = f"reading {remote}"
         data = self.checked(doing, "exec-out", f"cat {remote}", timeout_s=SHORT_S + size / SLOWEST)
         if len(data) != size:
-            raise RunError(f"{doing} from {self.serial} gave {len(data):,} bytes, not {size:,}", fix="try again")
+            raise self.broken(doing, Said(0, data[-200:], b""), f"gave {len(data):,} bytes, not {size:,}")
         return data
 
     def alive(self) -> bool:
@@ -159,6 +170,11 @@ class Client:
             f"the phone {self.serial} was lost while {doing}",
             fix=f"connect it again; what was left on it goes with: adb -s {self.serial} shell rm -rf {SCRATCH}",
         )
+
+    def broken(self, doing: str, said: Said, how: str = "broke off") -> RunError:
+        if not self.alive():
+            return self.lost(doing)
+        return RunError(f"{doing} {how} on {self.serial}{said.tail()}", fix="check the cable, then try again")
 
     def late(self, doing: str, limit_s: float) -> RunError:
         if not self.alive():

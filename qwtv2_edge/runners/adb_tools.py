@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import shlex
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -99,7 +100,7 @@ class ToolRun:
         self._inputs = [f"{folder}/{name}" for name in inputs_of(job.inputs)]
         self._samples = [[a[i * len(a) // job.samples : (i + 1) * len(a) // job.samples] for a in job.inputs] for i in range(job.samples)]
         write_job(phone, folder, {"program": program, "model" + suffix_of(job): job.data})
-        phone.checked("making the tool executable", "shell", f"chmod 755 {folder}/program")
+        phone.checked_shell("making the tool executable", f"chmod 755 {folder}/program")
         self._prefix, self.cores = self._pinning()
 
     def block(self, runs: int, seconds: float, keep: Keep) -> list[int]:
@@ -123,8 +124,8 @@ class ToolRun:
 
     def _execute(self, arguments: Sequence[str]) -> Said:
         """Run the tool, its process known to the cleaning up."""
-        command = f"cd {self._folder} && echo $$ > pid && exec {self._prefix}{self._folder}/program {' '.join(arguments)}"
-        said = self._phone.shell("running the tool", command, self._timeout_s)
+        command = f"echo $$ > {self._folder}/pid && exec {self._prefix}{self._folder}/program {' '.join(arguments)}"
+        said = self._phone.shell("running the tool", f"cd {self._folder} && sh -c {shlex.quote(command)}", timeout_s=self._timeout_s)
         if said.code:
             raise self._phone.failure("running the tool", said)
         return said
@@ -229,8 +230,7 @@ class ExecutorRunner(ToolRun):
         """Nanoseconds of loading, 0 where it is not told, and of every invocation."""
         text = said.text
         if "Iteration 1 of" not in text:
-            log = self._phone.shell("reading the tool's log", f"logcat -d -s ExecuTorch --pid=$(cat {self._folder}/pid)", self._timeout_s)
-            text += log.text
+            text += self._phone.shell("reading the tool's log", f"logcat -d -s ExecuTorch --pid=$(cat {self._folder}/pid)").text
         times = [int(float(ms) * 1e6) for ms in re.findall(rf"Iteration \d+ of \d+: {NUMBER} ms", text)]
         if len(times) < 2:
             raise self._unknown(

@@ -1,0 +1,95 @@
+"""A phone made of this machine: a folder as its storage, a Pixel 6's recorded texts, and stand-ins for Android's programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from daemon import Daemon
+
+HERE = Path(__file__).parent
+TEXTS = HERE / "pixel6"
+TEMPORARY = "data/local/tmp"
+RESULTS = "sdcard/Android/data/org.qwtv2.edge.demo/files/jobs"
+
+#: cores of a Pixel 6: how many, Main ID register's part, highest frequency in kHz
+CORES = ((4, "0xd05", 1803000), (2, "0xd0b", 2253000), (2, "0xd44", 2802000))
+#: thermal zones in thousandths of a degree
+ZONES = {"BIG": 41000, "MID": 39000, "LITTLE": 38000, "G3D": 37000, "soc_therm": 35120, "battery": 29300}
+
+
+def furnish(root: Path) -> None:
+    """Put the phone's folders, its ``/sys`` and its ``/proc`` into an empty folder."""
+    for folder in (TEMPORARY, "sdcard", "proc"):
+        (root / folder).mkdir(parents=True)
+    parts = [(part, khz) for count, part, khz in CORES for _ in range(count)]
+    cpuinfo = [f"processor\t: {i}\nCPU implementer\t: 0x41\nCPU part\t: {part}\n" for i, (part, _) in enumerate(parts)]
+    (root / "proc/cpuinfo").write_text("\n".join(cpuinfo) + "\nHardware\t: oriole\n")
+    (root / "proc/loadavg").write_text("0.31 0.52 0.60 1/2831 14210\n")
+    (root / "proc/uptime").write_text("86421.52 610203.11\n")
+    (root / "proc/meminfo").write_text("MemTotal:        7759360 kB\nMemFree:          412044 kB\nMemAvailable:    3127816 kB\n")
+    for i, (_, khz) in enumerate(parts):
+        _write(root / f"sys/devices/system/cpu/cpu{i}/cpufreq", scaling_governor="sched_pixel", scaling_cur_freq=khz // 2)
+        _write(root / f"sys/devices/system/cpu/cpu{i}/cpufreq", cpuinfo_max_freq=khz, scaling_max_freq=khz)
+    for i, (name, value) in enumerate(ZONES.items()):
+        _write(root / f"sys/class/thermal/thermal_zone{i}", type=name, temp=value)
+
+
+def _write(folder: Path, **values: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in values.items():
+        (folder / name).write_text(f"{value}\n")
+
+
+class Phone:
+    """A furnished folder and the daemon that shows it.
+
+    Args:
+        root: an empty folder.
+        place: where artifacts run, see ``runners.device.open_place``.
+    """
+
+    def __init__(self, root: Path, place: str = "host") -> None:
+        self.root = root
+        furnish(root)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{TEXTS / 'bin'}:{os.environ['PATH']}",
+            "EXTERNAL_STORAGE": "/sdcard",
+            "PHONE": str(root),
+            "PLACE": place,
+            "TEXTS": str(TEXTS),
+            "STANDINS": str(HERE),
+            "PYTHON": sys.executable,
+        }
+        self.daemon = Daemon(root, self.environment)
+
+    @property
+    def serial(self) -> str:
+        return self.daemon.serial
+
+    @property
+    def faults(self):
+        return self.daemon.faults
+
+    def app_fails(self, **how: Any) -> None:
+        """See app.py."""
+        self.daemon.environment["APP"] = json.dumps(how)
+
+    def left_behind(self) -> list[str]:
+        """Files and job folders that are still on the phone."""
+        parents = (self.root / TEMPORARY / "qwtv2-edge", self.root / RESULTS)
+        return [str(p.relative_to(self.root)) for folder in parents if folder.is_dir() for p in folder.iterdir()]
+
+    def app_runs(self) -> bool:
+        """Whether the app's process is still there."""
+        pid = self.root / "app.pid"
+        return pid.exists() and Path(f"/proc/{pid.read_text().strip()}").exists()
+
+    def close(self) -> None:
+        self.daemon.close()
+        shutil.rmtree(self.root, ignore_errors=True)
