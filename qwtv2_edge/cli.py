@@ -396,7 +396,7 @@ def profile_command(
     device: Annotated[str, typer.Option("--device", help="host, adb[:SERIAL], ssh:[USER@]HOST or qemu:CPU.")] = "host",
     threads: Annotated[list[int] | None, typer.Option("--threads", help="Of the runtime's kernels; repeat to sweep.", min=1)] = None,
     runs: Annotated[
-        int | None, typer.Option("--runs", help="Timed runs; about two seconds' worth if not given.", min=1, show_default=False)
+        int | None, typer.Option("--runs", help="Timed runs; about three seconds' worth if not given.", min=1, show_default=False)
     ] = None,
     numerics: Annotated[str | None, typer.Option("--numerics", help="Whose runtime to time.", show_default=False)] = None,
     cores: Annotated[str, typer.Option("--cores", help="Processor cores to stay on, for example 4,5.", show_default=False)] = "",
@@ -408,6 +408,7 @@ def profile_command(
         Path | None,
         typer.Option("--tool", help="On phones: benchmark_model or executor_runner, in place of the demo app.", show_default=False),
     ] = None,
+    ops: Annotated[bool, typer.Option("--ops/--no-ops", help="Times per op too, where the runtime can tell.")] = True,
     out: Annotated[Path | None, typer.Option("--out", help="Write the JSON document here too.", show_default=False)] = None,
 ) -> int:
     """Time an artifact in its runtime, on any device, and check that very run's bytes."""
@@ -423,7 +424,7 @@ def profile_command(
         raise UsageError(f"{path} does not exist", fix="give a .tflite or .pte file")
     graph = None
     source: Any = inputs
-    if not (path.suffix == ".pte" and not (path.parent / "model.qir").is_file()):
+    if path.suffix != ".pte" or (path.parent / "model.qir").is_file():
         opened = open_path(path)
         graph = opened.graph
         source = golden_inputs(opened) if inputs is None else inputs
@@ -456,6 +457,7 @@ def profile_command(
                     numerics,
                     samples=samples,
                     cores=core_numbers(cores),
+                    ops=ops,
                     partial=reports.append,
                 )
             except BaseException:
@@ -476,11 +478,13 @@ def core_numbers(text: str) -> tuple[int, ...]:
 
 
 def show_ops(console: Console, report: ProfileReport) -> None:
-    """The times per node, for people: the ten longest."""
-    if not report.ops:
-        if report.ops_note:
-            console.print(f"  per op: {escape(report.ops_note)}")
-        return
+    """The times of the slowest nodes, for people."""
+    from qwtv2_edge.profiling.ops import text_lines
+
+    for line in text_lines(report.ops):
+        console.print(f"  {escape(line)}", soft_wrap=True)
+    if report.ops_note:
+        console.print(f"  per op: {escape(report.ops_note)}", soft_wrap=True)
 
 
 @command("inspect")

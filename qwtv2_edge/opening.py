@@ -40,6 +40,8 @@ class Opened:
 def open_model(path: str | Path) -> Opened:
     """Open an export folder or one file of ours, or any int8 .tflite.
 
+    The graph behind a file of an export folder is the folder's, which knows module paths; any other .tflite is read.
+
     Raises: UsageError for a missing or unknown file; GraphError for a corrupt one, or an artifact that the manifest
         knows by another hash.
     """
@@ -52,9 +54,9 @@ def open_model(path: str | Path) -> Opened:
         return Opened(path, serde.load(path), {})
     target = target_of(path)
     artifact = Artifact(target, _read(path))
-    _check_listed(path, artifact)
+    listed = _check_listed(path, artifact)
     beside = _export_folder(path) / GRAPH_FILE
-    if path.suffix == ".tflite" and not (beside.is_file() and _export_folder(path) != path.absolute().parent):
+    if path.suffix == ".tflite" and not (listed and beside.is_file()):
         from qwtv2_edge import read_tflite
 
         try:
@@ -89,13 +91,15 @@ def _export_folder(path: Path) -> Path:
     return above.parent if FOLDERS.get(above.name) == path.name else above
 
 
-def _check_listed(path: Path, artifact: Artifact) -> None:
-    """Check the hash of a file that lies in an export folder."""
+def _check_listed(path: Path, artifact: Artifact) -> bool:
+    """Whether the manifest of an export folder lists the file; its hash is checked then."""
     listing = _export_folder(path) / "manifest.json"
     if listing.is_file():
         manifest = _json(listing)
         if manifest.get("artifacts", {}).get(artifact.target, {}).get("file") == artifact.file:
             _check_hash(path, artifact, manifest)
+            return True
+    return False
 
 
 def _folder(path: Path) -> Opened:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from qwtv2_edge.errors import MissingToolError, QwtEdgeError, UsageError
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.ir.types import CODE_BOUNDS, TensorType
 from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.profiling.ops import OpTimes, time_ops
 from qwtv2_edge.profiling.report import DeviceInfo, Latency, ProfileReport
 from qwtv2_edge.runners.base import Device, Job, Run, family_of
 from qwtv2_edge.runners.device import PlaceDevice, open_device
@@ -70,6 +71,7 @@ def profile(
     samples: int = 1,
     cores: Sequence[int] = (),
     tool: str | Path | None = None,
+    ops: bool = True,
     partial: Callable[[ProfileReport], None] | None = None,
 ) -> ProfileReport:
     """Time ``artifact`` on ``device``.
@@ -86,6 +88,7 @@ def profile(
         samples: this many of ``inputs`` are run and compared.
         cores: processor cores to stay on, empty for any.
         tool: on phones, a command-line tool of the runtime in place of the demo app.
+        ops: time each op too, in a run of its own, where the runtime can tell.
         partial: called with a report of what had been measured when the run is cut short, before the error goes on.
     Raises: UsageError: unknown device, numerics, file or inputs; MissingToolError; RunError.
     """
@@ -104,7 +107,13 @@ def profile(
         if partial is not None and measured.load_ns:
             partial(_report(it, measured, complete=False))
         raise
-    return _report(it, measured, complete=True)
+    report = _report(it, measured, complete=True)
+    if not ops or report.emulated:
+        return report
+    found = OpTimes(note=f"{opened.kind} devices tell no times per op")
+    if isinstance(opened, PlaceDevice):
+        found = time_ops(opened.place, it.job, it.graph)
+    return replace(report, ops=found.rows, ops_note=found.note)
 
 
 @dataclass(frozen=True)
