@@ -1,0 +1,5 @@
+package android.widget;
+
+public abstract class CompoundButton extends TextView {
+    public boolean isChecked() { return false; }
+}

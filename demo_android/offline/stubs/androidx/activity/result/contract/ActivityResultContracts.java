@@ -1,0 +1,16 @@
+package androidx.activity.result.contract;
+
+import android.net.Uri;
+import androidx.activity.result.PickVisualMediaRequest;
+
+public final class ActivityResultContracts {
+    public static class TakePicture extends ActivityResultContract<Uri, Boolean> {}
+
+    public static class PickVisualMedia extends ActivityResultContract<PickVisualMediaRequest, Uri> {
+        public interface VisualMediaType {}
+
+        public static final class ImageOnly implements VisualMediaType {
+            public static final ImageOnly INSTANCE = null;
+        }
+    }
+}
