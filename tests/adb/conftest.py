@@ -10,8 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
+from jobs import job_for
 from phone import Phone
 from requirements import missing
+
+from qwtv2_edge.runners import adb
+from qwtv2_edge.runners.base import Job
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +67,15 @@ def new_phone(adb_server, tmp_path) -> Iterator[Callable[..., Phone]]:
 def phone(new_phone) -> Phone:
     """The only phone that is connected."""
     return new_phone()
+
+
+@pytest.fixture
+def job(require) -> Job:
+    """One sample for LiteRT."""
+    require("ai_edge_litert")
+    return job_for("litert-xnnpack", 1)
+
+
+@pytest.fixture(autouse=True)
+def in_a_hurry(monkeypatch):
+    monkeypatch.setattr(adb, "POLL_S", 0.05)

@@ -70,10 +70,12 @@ class Daemon:
     Args:
         root: folder with what the phone's own paths hold; see MAPPED.
         environment: of the commands it runs.
+        install: what a file becomes when it arrives, so that programs for another processor can be played.
     """
 
-    def __init__(self, root: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, environment: Mapping[str, str], install: Callable[[bytes], bytes]) -> None:
         self.root = root
+        self.install = install
         self.environment = dict(environment)
         self.faults = Faults()
         self.commands: list[str] = []
@@ -359,7 +361,7 @@ class Stream:
         try:
             if not failed:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+                path.write_bytes(self._daemon.install(content))
                 path.chmod(stat.S_IMODE(int(mode)) | stat.S_IRUSR)
         except OSError as error:
             failed = f"couldn't create file: {error.strerror}"

@@ -2,83 +2,23 @@
 
 from __future__ import annotations
 
-import _thread
-import threading
 import time
 
 import numpy as np
 import pytest
+from jobs import FORMATS, GRAPH, Kept, interrupt_when, job_for, refused
 from phone import RESULTS, Phone
-from small_graphs import integer_graph
 
-from qwtv2_edge.backends import emit, get_numerics
-from qwtv2_edge.errors import MissingToolError, QwtEdgeError, RunError, UsageError
+from qwtv2_edge.backends import get_numerics
+from qwtv2_edge.errors import MissingToolError, RunError, UsageError
 from qwtv2_edge.runners import adb, adb_client
 from qwtv2_edge.runners.adb import AdbDevice
 from qwtv2_edge.runners.adb_client import parse_phones
 from qwtv2_edge.runners.base import Job
 from qwtv2_edge.runners.state import parse
 from qwtv2_edge.simulator.run import run
-from qwtv2_edge.verification.patterns import edge_patterns
 
 pytestmark = pytest.mark.runtime
-
-GRAPH = integer_graph()
-SAMPLES = 3
-
-#: runner -> (target, numerics)
-FORMATS = {"litert-xnnpack": ("tflite", "litert-xnnpack"), "executorch": ("executorch-xnnpack", "executorch-xnnpack")}
-
-
-def job_for(runner: str, samples: int = SAMPLES) -> Job:
-    target, _ = FORMATS[runner]
-    inputs = [a[:samples] for a in edge_patterns(GRAPH)[1]]
-    return Job(target, runner, emit(GRAPH, target).data, inputs, samples=samples)
-
-
-@pytest.fixture
-def job(require) -> Job:
-    require("ai_edge_litert")
-    return job_for("litert-xnnpack", 1)
-
-
-@pytest.fixture(autouse=True)
-def in_a_hurry(monkeypatch):
-    monkeypatch.setattr(adb, "POLL_S", 0.05)
-
-
-class Kept(list):
-    """A ``keep`` that remembers the longest series."""
-
-    def __call__(self, series) -> None:
-        assert len(series) >= len(self)
-        self[:] = series
-
-
-def measured(phone: Phone, job: Job, timeout_s: float = 60.0, runs: int = 1_000_000, seconds: float = 30.0) -> Kept:
-    """What was kept of a run that fails; the error goes on."""
-    kept = Kept()
-    with AdbDevice(phone.serial, timeout_s=timeout_s).open(job) as timed:
-        try:
-            timed.block(runs, seconds, kept)
-        except QwtEdgeError as error:
-            error.kept = list(kept)  # type: ignore[attr-defined]
-            raise
-    return kept
-
-
-def refused(phone: Phone, job: Job, *words: str, kind=RunError, clean: bool = True, **how) -> list[int]:
-    """One error with these words, nothing left on the phone; what was measured before."""
-    with pytest.raises(kind) as caught:
-        measured(phone, job, **how)
-    for word in words:
-        assert word in str(caught.value), str(caught.value)
-    assert caught.value.fix or caught.value.message
-    if clean:
-        assert phone.left_behind() == []
-        assert not phone.app_runs()
-    return getattr(caught.value, "kept", [])
-
 
 # ---------------------------------------------------------------- ordinary use
 
@@ -314,20 +254,9 @@ def test_a_phone_lost_before_anything_was_measured(phone, job):
     assert refused(phone, job, "was lost while starting the demo app", clean=False) == []
 
 
-def interrupt_when(reached) -> None:
-    """Ctrl-C, as soon as ``reached()``."""
-
-    def watch() -> None:
-        while not reached():
-            time.sleep(0.02)
-        _thread.interrupt_main()
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def test_an_interrupt_cleans_up(phone, job):
     kept = Kept()
-    interrupt_when(lambda: kept)
+    interrupt_when(lambda: bool(kept))
     with pytest.raises(KeyboardInterrupt), AdbDevice().open(job) as timed:
         timed.block(10_000_000, 60.0, kept)
     assert kept
