@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -164,7 +164,7 @@ class Session:
         threads: for the runtime's kernels.
         cores: processor cores the process is bound to; empty for any.
         timeout_s: for each message.
-        place: where the process runs.
+        place: where the process runs; env: environment variables beside those that the place sets.
     Raises: MissingToolError, RunError.
 
     Use as a context manager. After a crash the next :meth:`load` starts a new process.
@@ -179,6 +179,7 @@ class Session:
         cores: Sequence[int] = (),
         timeout_s: float = TIMEOUT_S,
         place: Place = HOST,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         if kind not in KINDS:
             raise UsageError(f"unknown runner '{kind}'", fix=f"one of: {', '.join(KINDS)}")
@@ -195,7 +196,8 @@ class Session:
         self.machine = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._log: Any = None
-        self._command = place.command(kind, threads)
+        command = place.command(kind, threads)
+        self._command = Command(command.argv, {**command.env, **(env or {})})
         if data is not None:
             try:
                 self.load(data)
