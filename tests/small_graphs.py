@@ -1,14 +1,20 @@
-"""Small graphs for the tests of files, checks and proofs."""
+"""Small graphs for the tests of files, checks and proofs, and an export folder around one."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
 import numpy as np
 
+from qwtv2_edge.backends import Artifact
+from qwtv2_edge.export import npz_bytes
 from qwtv2_edge.ir import Graph, GraphBuilder, Location, Quantization, TensorType
+from qwtv2_edge.opening import Opened
 from qwtv2_edge.ops.activation import ClampAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs, DepthwiseAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
-from qwtv2_edge.ops.layout import ReshapeAttrs
+from qwtv2_edge.ops.layout import ReshapeAttrs, TransposeAttrs
 from qwtv2_edge.ops.linear import FullyConnectedAttrs
 from qwtv2_edge.ops.pool import PoolAttrs, ReduceAttrs, SoftmaxAttrs
 from qwtv2_edge.ops.spec import NoAttrs
@@ -85,3 +91,33 @@ def two_inputs() -> Graph:
     (y,) = b.add("reshape", (y,), ReshapeAttrs((1, 4)), name="flat")
     b.outputs = list(b.add("add", (x, y), BinaryAttrs(), name="sum"))
     return b.freeze()
+
+
+def image_graph(
+    shape: tuple[int, ...],
+    dtype: str = "float32",
+    scale: float = 0.5,
+    zero_point: int = -128,
+    perm: tuple[int, ...] = (),
+) -> Graph:
+    """An input of that shape, quantized (behind a transpose if there is ``perm``), then given back."""
+    b = GraphBuilder("image")
+    quantization = Quantization.per_tensor(scale, zero_point)
+    y = b.input("x", TensorType(shape, dtype, quantization if dtype == "int8" else None))
+    if perm:
+        shape = tuple(shape[p] for p in perm)
+        (y,) = b.add("transpose", (y,), TransposeAttrs(perm), name="transpose", out_types=(TensorType(shape, dtype),))
+    if dtype == "float32":
+        (y,) = b.add("quantize", (y,), NoAttrs(), name="quantize", out_types=(TensorType(shape, "int8", quantization),))
+    (y,) = b.add("dequantize", (y,), NoAttrs(), name="dequantize", out_types=(TensorType(shape),))
+    b.outputs = [y]
+    return b.freeze()
+
+
+def export_folder(folder: Path, graph: Graph, targets: Iterable[str], samples: int = 3) -> Opened:
+    """What ``open_model`` finds in an export of ``graph``; the artifacts hold their target's name and nothing else."""
+    rng = np.random.default_rng(0)
+    arrays = {t: rng.normal(size=(samples, *graph.tensors[t].shape[1:])).astype(np.float32) for t in graph.inputs}
+    folder.mkdir()
+    (folder / "golden.npz").write_bytes(npz_bytes(arrays))
+    return Opened(folder, graph, {t: Artifact(t, t.encode()) for t in targets}, folder, {"model": {"name": "Net"}})

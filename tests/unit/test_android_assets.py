@@ -8,42 +8,18 @@ import json
 
 import numpy as np
 import pytest
-from small_graphs import integer_graph
+from small_graphs import export_folder, image_graph, integer_graph
 
 from qwtv2_edge.android import ABIS, FORMATS, OWN_FILES, check_folder, write_assets
-from qwtv2_edge.backends import Artifact, get_numerics
+from qwtv2_edge.backends import get_numerics
 from qwtv2_edge.errors import UsageError
-from qwtv2_edge.export import npz_bytes
 from qwtv2_edge.ir import GraphBuilder, Quantization, TensorType
-from qwtv2_edge.opening import Opened
-from qwtv2_edge.ops.layout import TransposeAttrs
 from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.simulator.run import run
 
 
-def opened(tmp_path, graph, targets=tuple(FORMATS), samples=3):
-    """An export folder's content; the artifacts' bytes do not matter here."""
-    rng = np.random.default_rng(0)
-    arrays = {t: rng.normal(size=(samples, *graph.tensors[t].shape[1:])).astype(np.float32) for t in graph.inputs}
-    folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / "golden.npz").write_bytes(npz_bytes(arrays))
-    return Opened(folder, graph, {t: Artifact(t, t.encode()) for t in targets}, folder, {"model": {"name": "Net"}})
-
-
-def image_graph(shape, dtype="float32", scale=0.5, zero_point=-128, perm=None):
-    """An input of that shape, quantized (behind a transpose if there is ``perm``), then given back."""
-    b = GraphBuilder("image", {})
-    quantization = Quantization.per_tensor(scale, zero_point)
-    y = b.input("x", TensorType(shape, dtype, quantization if dtype == "int8" else None))
-    if perm:
-        shape = tuple(shape[p] for p in perm)
-        (y,) = b.add("transpose", (y,), TransposeAttrs(perm), name="transpose", out_types=(TensorType(shape, dtype),))
-    if dtype == "float32":
-        (y,) = b.add("quantize", (y,), NoAttrs(), name="quantize", out_types=(TensorType(shape, "int8", quantization),))
-    (y,) = b.add("dequantize", (y,), NoAttrs(), name="dequantize", out_types=(TensorType(shape),))
-    b.outputs = [y]
-    return b.freeze()
+def opened(tmp_path, graph, targets=FORMATS):
+    return export_folder(tmp_path / "out", graph, targets)
 
 
 def two_images():

@@ -1,0 +1,102 @@
+"""The Android demo app, as far as a computer without the Android SDK goes (see demo_android/README.md)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from requirements import ROOT, missing
+from small_graphs import export_folder, image_graph
+
+from qwtv2_edge.android import FORMATS, write_assets
+from qwtv2_edge.backends import get_numerics
+from qwtv2_edge.simulator.run import run as simulate
+
+OFFLINE = ROOT / "demo_android" / "offline"
+#: exit code of the scripts where a tool is missing, and its name in QWTV2_REQUIRE
+MISSING_TOOL, TOOL = 3, "android"
+
+
+def run(script: str, out: Path, *args: object) -> str:
+    """What one of the scripts prints."""
+    environment = {**os.environ, "QWTV2_ANDROID_OUT": str(out)}
+    command = [str(OFFLINE / script), *map(str, args)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    if done.returncode == MISSING_TOOL:
+        missing(TOOL, done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def sha256(array: np.ndarray) -> str:
+    return hashlib.sha256(array.tobytes()).hexdigest()
+
+
+def test_unit_tests_of_the_app(tmp_path):
+    told = run("test.sh", tmp_path)
+    (count,) = re.findall(r"^OK \((\d+) tests\)$", told, re.MULTILINE)
+    assert int(count) > 30
+
+
+def test_the_app_reads_what_python_writes(tmp_path, rng):
+    a = rng.normal(size=(7, 11)).astype(np.float32)
+    b = a.copy()
+    b.view(np.uint8).reshape(-1)[rng.choice(a.nbytes, 23, replace=False)] ^= 1 << 6
+    arrays = {
+        "ns": rng.integers(1, 10**12, 997),
+        "a": a,
+        "b": b,
+        "fortran": np.asfortranarray(rng.integers(-128, 128, (3, 4, 5)).astype(np.int8)),
+        "scalar": np.float64(rng.normal()),
+        "empty": np.zeros((0, 3), np.int16),
+        "numerics@aarch64/head:0": rng.integers(0, 256, 5).astype(np.uint8),
+        "bool": rng.random(9) < 0.5,
+        "int32": rng.integers(-(2**31), 2**31, (2, 1)).astype(np.int32),
+    }
+    np.savez(tmp_path / "random.npz", **arrays)
+    graph = image_graph((1, 1, 16, 16), scale=0.037, zero_point=-77, perm=(0, 2, 3, 1))
+    write_assets(export_folder(tmp_path / "out", graph, FORMATS), tmp_path / "assets")
+
+    told = json.loads(run("test.sh", tmp_path / "build", tmp_path / "random.npz", tmp_path / "assets"))
+    for name, array in arrays.items():
+        array = np.ascontiguousarray(array).reshape(np.shape(array))
+        assert told["arrays"][name] == {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": sha256(array)}, name
+    assert told["percentiles"] == np.percentile(arrays["ns"], (0, 10, 50, 90, 99, 100)).tolist()
+    assert told["differing"] == 23
+    assert told["largest"] == np.argsort(-a.reshape(-1), kind="stable")[:5].tolist()
+
+    with np.load(tmp_path / "assets" / "golden.npz") as file:
+        golden = dict(file)
+    assert told["assets"]["inputs"] == [sha256(x) for x in golden["x"]]
+    for family in ("x86_64", "aarch64"):
+        for name in ("litert-xnnpack", "executorch-xnnpack"):
+            numerics = get_numerics(f"{name}@{family}")
+            (outputs,) = simulate(graph, [golden["x"]], numerics)
+            assert told["assets"][numerics.name] == [sha256(y) for y in outputs]
+    scale, zero_point = np.float32(0.037), -77
+    levels = (scale.astype(np.float64) * (np.arange(256) - 128 - zero_point)).astype(np.float32)
+    assert told["assets"]["picture"] == sha256(levels)
+
+
+@pytest.mark.slow
+def test_the_app_compiles_links_and_is_packaged(tmp_path):
+    told = run("build.sh", tmp_path)
+    apk = Path(told.splitlines()[-1])
+    with zipfile.ZipFile(apk) as archive:
+        names = set(archive.namelist())
+        dex = archive.read("classes.dex")
+    assert {"AndroidManifest.xml", "resources.arsc", "classes.dex"} <= names
+    for name in ("MainActivity", "BenchmarkActivity", "LiteRtEngine", "ExecuTorchEngine", "core/Benchmark"):
+        assert f"Lorg/qwtv2/edge/demo/{name};".encode() in dex
+    assert "Verified using v2 scheme (APK Signature Scheme v2): true" in told
+    assert "no permission is asked for" in told
+    manifest = subprocess.run(["aapt", "dump", "xmltree", apk, "AndroidManifest.xml"], capture_output=True, text=True, check=True).stdout
+    (benchmark,) = [part for part in manifest.split("E: activity") if ".BenchmarkActivity" in part]
+    assert '="android.permission.DUMP"' in benchmark
