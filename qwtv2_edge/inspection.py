@@ -6,10 +6,7 @@ from math import prod
 from typing import Any
 
 from qwtv2_edge.ir.graph import Graph, Node
-from qwtv2_edge.ir.types import DTYPES, TensorType
-
-#: alignment of tensors in the planned arena, as TFLite Micro's
-ARENA_ALIGNMENT = 16
+from qwtv2_edge.planner import plan_graph
 
 
 def macs(graph: Graph, node: Node) -> int:
@@ -26,42 +23,17 @@ def macs(graph: Graph, node: Node) -> int:
     return out.size * prod(weight.shape[1:])
 
 
-def tensor_bytes(type: TensorType) -> int:
-    """Bytes of one tensor; int4 counts two codes per byte."""
-    return (type.size + 1) // 2 if type.dtype == "int4" else type.size * DTYPES[type.dtype].itemsize
-
-
 def weight_bytes(graph: Graph) -> int:
     """Bytes of all constants."""
-    return sum(tensor_bytes(graph.tensors[name]) for name in graph.constants)
+    return sum(graph.tensors[name].size_bytes for name in graph.constants)
 
 
 def arena_bytes(graph: Graph) -> int:
-    """Bytes of one arena that holds every activation while it lives.
+    """Bytes of one arena that holds every activation while it lives, inputs throughout.
 
-    Planned greedily, largest tensor first at the lowest free offset, as TFLite Micro's planner does; kernels'
-    scratch buffers and the interpreter's own records come on top.
+    Nothing shares memory with what lives beside it; kernels' scratch buffers and an interpreter's own records come on top.
     """
-    born: dict[str, int] = dict.fromkeys(graph.inputs, -1)
-    dies: dict[str, int] = {}
-    for i, node in enumerate(graph.nodes):
-        for t in node.outputs:
-            born[t] = i
-        for t in (*node.inputs, *node.outputs):
-            dies[t] = i
-    for t in (*graph.inputs, *graph.outputs):
-        dies[t] = len(graph.nodes)
-    sizes = {t: -(-tensor_bytes(graph.tensors[t]) // ARENA_ALIGNMENT) * ARENA_ALIGNMENT for t in born}
-    placed: list[tuple[int, int, str]] = []
-    for t in sorted(born, key=lambda t: (-sizes[t], born[t])):
-        at = 0
-        for start, end, other in sorted(placed):
-            if born[t] <= dies[other] and born[other] <= dies[t]:
-                if start - at >= sizes[t]:
-                    break
-                at = max(at, end)
-        placed.append((at, at + sizes[t], t))
-    return max((end for _, end, _ in placed), default=0)
+    return plan_graph(graph, share=False).bytes
 
 
 def describe(graph: Graph) -> dict[str, Any]:
@@ -107,6 +79,6 @@ def _op(graph: Graph, index: int, node: Node) -> dict[str, Any]:
         "outputs": [_tensor(graph, t) for t in node.outputs],
         "constants": [_tensor(graph, t) for t in constants],
         "macs": macs(graph, node),
-        "weight_bytes": sum(tensor_bytes(graph.tensors[t]) for t in constants),
+        "weight_bytes": sum(graph.tensors[t].size_bytes for t in constants),
         "source": str(node.location),
     }

@@ -82,6 +82,11 @@ class TensorType:
         return prod(self.shape)
 
     @property
+    def size_bytes(self) -> int:
+        """Bytes in a file or in memory; int4 counts two codes per byte."""
+        return (self.size + 1) // 2 if self.dtype == "int4" else self.size * DTYPES[self.dtype].itemsize
+
+    @property
     def code_bounds(self) -> tuple[int, int]:
         """Inclusive bounds of the codes."""
         return CODE_BOUNDS[self.dtype]

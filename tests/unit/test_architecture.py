@@ -14,6 +14,7 @@ LAYERS = (
     ("errors",),
     ("fixedpoint", "files", "metrics", "numerics"),
     ("ir",),
+    ("planner",),
     ("ops", "data", "inspection", "backends"),
     ("simulator", "frontend"),
     ("compensation",),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from small_graphs import integer_graph
 
-from qwtv2_edge.inspection import arena_bytes, describe, macs, tensor_bytes, weight_bytes
+from qwtv2_edge.inspection import arena_bytes, describe, macs, weight_bytes
 from qwtv2_edge.ir.graph import GraphBuilder
 from qwtv2_edge.ir.types import TensorType
 from qwtv2_edge.ops import OPS
@@ -33,8 +33,8 @@ def test_arena_is_aligned():
 
 
 def test_int4_counts_half():
-    assert tensor_bytes(TensorType((3, 3), "int4")) == 5
-    assert tensor_bytes(TensorType((3, 3), "int32")) == 36
+    assert TensorType((3, 3), "int4").size_bytes == 5
+    assert TensorType((3, 3), "int32").size_bytes == 36
 
 
 def test_describe_adds_up():
