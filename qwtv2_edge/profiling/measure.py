@@ -165,8 +165,10 @@ def prepare(
     described, before = parse(said)
     table = _table(target, numerics, _family(device, described))
     graph = graph or _graph_in(target, data)
-    feed = _samples(inputs, graph, samples, data, table)
-    return Prepared(device, said, described, before, name, graph, table, Job(target, table.runner, data, feed, threads, tuple(cores)))
+    feed, count = _samples(inputs, graph, samples, data, table)
+    outputs = [(t.dtype, t.shape) for t in map(graph.tensors.__getitem__, graph.outputs)] if graph else ()
+    job = Job(target, table.runner, data, feed, threads, tuple(cores), count, outputs)
+    return Prepared(device, said, described, before, name, graph, table, job)
 
 
 def _report(it: Prepared, measured: Measured, complete: bool) -> ProfileReport:
@@ -369,21 +371,22 @@ def target_of(path: Path) -> str:
     raise UsageError(f"{path} is neither a .tflite nor a .pte file", fix="give a file written by export")
 
 
-def _samples(inputs: Any, graph: Graph | None, count: int, data: bytes, table: Numerics) -> list[np.ndarray]:
-    """``count`` samples for every input of the artifact."""
+def _samples(inputs: Any, graph: Graph | None, count: int, data: bytes, table: Numerics) -> tuple[list[np.ndarray], int]:
+    """At most ``count`` samples for every input of the artifact, and how many."""
     if inputs is None and graph is not None:
         at = PATTERNS.index("random codes")
         _, arrays = edge_patterns(graph)
-        return [a[at * (len(a) // len(PATTERNS)) : (at + 1) * (len(a) // len(PATTERNS))] for a in arrays]
+        return [a[at * (len(a) // len(PATTERNS)) : (at + 1) * (len(a) // len(PATTERNS))] for a in arrays], 1
     if graph is None:
         with Session(table.runner, data) as session:
             graph, ports = _boundary(session.inputs), session.inputs
         if inputs is None:
             rng = np.random.default_rng(0)
-            return [_random(p, rng) for p in ports]
+            return [_random(p, rng) for p in ports], 1
     unit = graph.tensors[graph.inputs[0]].shape[0]
     first = next(iter(open_data(inputs, graph, purpose="profile inputs").batches(unit * count)))
-    return [a[: len(a) // unit * unit] for a in first]
+    found = len(first[0]) // unit
+    return [a[: len(a) // unit * unit] for a in first], found
 
 
 def _boundary(ports: Sequence[Port]) -> Graph:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from qwtv2_edge.errors import QwtEdgeError, RunError, UsageError
-from qwtv2_edge.runners.adb_client import SCRATCH, Client, Said
+from qwtv2_edge.runners.adb_client import REMOVE_SCRATCH, SCRATCH, Client, Said
 from qwtv2_edge.runners.base import Job, Keep, Run
 from qwtv2_edge.runners.state import SCRIPT
 
@@ -100,7 +100,7 @@ def open_app(phone: Client, job: Job, timeout_s: float) -> Iterator[Run]:
     storage = phone.shell("asking for its storage", "echo $EXTERNAL_STORAGE").out.decode().strip() or "/sdcard"
     name = secrets.token_hex(6)
     folder, results = f"{SCRATCH}/{name}", f"{storage}/Android/data/{PACKAGE}/files/jobs/{name}"
-    with cleaned_up(phone, f"am force-stop {PACKAGE}; rm -rf {folder} {results}"):
+    with cleaned_up(phone, f"am force-stop {PACKAGE}; rm -rf {folder} {results} && {REMOVE_SCRATCH}"):
         yield AppRun(phone, job, name, folder, results, timeout_s)
 
 

@@ -18,6 +18,8 @@ from qwtv2_edge.errors import MissingToolError, RunError, UsageError
 
 #: the only folder on a phone that is written to, beside the demo app's own; apps may read it
 SCRATCH = "/data/local/tmp/qwtv2-edge"
+#: unless another job is in it
+REMOVE_SCRATCH = f"{{ rmdir {SCRATCH} 2>/dev/null || true; }}"
 
 #: seconds for a command that does next to nothing
 SHORT_S = 20.0

@@ -26,7 +26,7 @@ import numpy as np
 
 from qwtv2_edge.errors import RunError, UsageError
 from qwtv2_edge.runners.adb import cleaned_up, inputs_of, suffix_of, write_job
-from qwtv2_edge.runners.adb_client import SCRATCH, Client, Said
+from qwtv2_edge.runners.adb_client import REMOVE_SCRATCH, SCRATCH, Client, Said
 from qwtv2_edge.runners.base import Job, Keep, Run
 
 #: e_machine of an ELF header -> Android's name of the ABI
@@ -54,7 +54,7 @@ def open_tool(phone: Client, tool: Path, job: Job, timeout_s: float) -> Iterator
     folder = f"{SCRATCH}/{name}"
     # the number may have gone to another process since: only one with the job's name in its arguments is ours
     kill = f"p=$(cat {folder}/pid 2>/dev/null) && grep -q {name} /proc/$p/cmdline 2>/dev/null && kill -9 $p"
-    with cleaned_up(phone, f"{kill}; rm -rf {folder}"):
+    with cleaned_up(phone, f"{kill}; rm -rf {folder} && {REMOVE_SCRATCH}"):
         yield kind(phone, tool, job, folder, timeout_s)
 
 

@@ -92,9 +92,8 @@ class Phone:
         self.daemon.environment["APP"] = json.dumps(how)
 
     def left_behind(self) -> list[str]:
-        """Files and job folders that are still on the phone."""
-        parents = (self.root / TEMPORARY / "qwtv2-edge", self.root / RESULTS)
-        return [str(p.relative_to(self.root)) for folder in parents if folder.is_dir() for p in folder.iterdir()]
+        """What is still on the phone, beside the app's own folders."""
+        return [str(p.relative_to(self.root)) for folder in (TEMPORARY, RESULTS) for p in (self.root / folder).glob("*")]
 
     def app_runs(self) -> bool:
         """Whether the app's process is still there."""
