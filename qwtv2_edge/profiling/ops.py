@@ -39,13 +39,13 @@ KERNELS = {
     "DEPTH_TO_SPACE": ("Depth To Space",),
     "DEQUANTIZE": ("Convert",),
     "DIV": ("Divide",),
-    "ELU": ("ELU", "Unary Elementwise"),
+    "ELU": ("ELU"),
     "EXPAND_DIMS": ("Static Reshape", "Static Expand Dims", "Copy"),
     "FULLY_CONNECTED": ("Fully Connected", "Dynamic Fully Connected"),
-    "GELU": ("GELU", "ApproxGELU", "Unary Elementwise"),
-    "HARD_SWISH": ("HardSwish", "Unary Elementwise"),
-    "LEAKY_RELU": ("LeakyReLU", "Unary Elementwise"),
-    "LOGISTIC": ("Sigmoid", "Unary Elementwise"),
+    "GELU": ("GELU", "ApproxGELU"),
+    "HARD_SWISH": ("HardSwish"),
+    "LEAKY_RELU": ("LeakyReLU"),
+    "LOGISTIC": ("Sigmoid"),
     "MAXIMUM": ("Maximum",),
     "MAX_POOL_2D": ("Max Pooling",),
     "MEAN": ("Mean",),
@@ -70,16 +70,22 @@ KERNELS = {
     "STRIDED_SLICE": ("Slice",),
     "SUB": ("Subtract",),
     "SUM": ("Sum",),
-    "TANH": ("TanH", "Unary Elementwise"),
+    "TANH": ("TanH"),
     "TRANSPOSE": ("Transpose", "Static Reshape", "Copy"),
     "TRANSPOSE_CONV": ("Deconvolution",),
 }
 #: kernels that come before and after the main one of any operator: its rank changed, its activation
 BEFORE, AFTER = ("Static Reshape",), ("Clamp", "Static Reshape")
-#: operators that XNNPACK may merge into a neighbour
-MERGED = frozenset(("PAD", "PADV2", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE")) | {
-    op for op, kernels in KERNELS.items() if "Unary Elementwise" in kernels
-}
+#: operators that XNNPACK may leave out: they become part of a neighbour, or there is nothing to do
+OPTIONAL = frozenset(("PAD", "PADV2", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "RESHAPE", "SQUEEZE", "EXPAND_DIMS", "TRANSPOSE"))
+#: operators that XNNPACK makes one table of where several follow each other, and its name for the table, which stands at the last
+ELEMENTWISE = frozenset(
+    (
+        *("ADD", "DEQUANTIZE", "DIV", "ELU", "GELU", "HARD_SWISH", "LEAKY_RELU", "LOGISTIC", "MAXIMUM", "MINIMUM", "MUL"),
+        *("QUANTIZE", "RELU", "RELU6", "RELU_0_TO_1", "RELU_N1_TO_1", "SUB", "TANH"),
+    )
+)
+TABLE = "Invalid Unary Op"
 #: operators that run their kernel several times
 REPEATED = frozenset(("CONCATENATION", "SPLIT"))
 
@@ -312,47 +318,59 @@ def align(kernels: Sequence[str], codes: Sequence[str]) -> list[set[int]]:
         codes: the operators, in order; those not in KERNELS may do anything.
     Raises: RunError: there is no way.
     """
-    # state 2 j: operator j comes next; 2 j + 1: its main kernel has run; 2 n: the end
-    end = 2 * len(codes)
-
-    def after(state: int, kernel: str) -> Iterator[int]:
-        """States that a kernel of operator state // 2 leads to."""
-        if state < end:
-            yield from (state - state % 2 + done for done in _done(codes[state // 2], bool(state % 2), kernel))
-
-    def skip(state: int) -> int | None:
-        """The state of the next operator, where this one needs no kernel any more."""
-        free = state % 2 == 1 or (state < end and (codes[state // 2] in MERGED or codes[state // 2] not in KERNELS))
-        return state + 2 - state % 2 if free else None
-
+    end = 3 * len(codes)
     # finishes[i]: states from which kernels i and later can be explained
-    finishes = [[False] * (end + 1) for _ in range(len(kernels) + 1)]
+    finishes = [[False] * (end + 3) for _ in range(len(kernels) + 1)]
     finishes[-1][end] = True
     for i in reversed(range(len(kernels) + 1)):
         for state in reversed(range(end)):
-            step = i < len(kernels) and any(finishes[i + 1][to] for to in after(state, kernels[i]))
-            to = skip(state)
-            finishes[i][state] = step or (to is not None and finishes[i][to])
+            ways = [finishes[i][to] for to in _silent(state, codes)]
+            if i < len(kernels):
+                ways += [finishes[i + 1][to] for to in _after(state, kernels[i], codes)]
+            finishes[i][state] |= any(ways)
     if not finishes[0][0]:
         raise RunError(f"the {len(kernels)} kernels that ran can't be those of the {len(codes)} operators they stand for")
     out: list[set[int]] = []
     reached = {0}
     for i, kernel in enumerate(kernels):
         for state in range(end):
-            to = skip(state)
-            if state in reached and to is not None:
-                reached.add(to)
-        moves = [(state, to) for state in reached for to in after(state, kernel) if finishes[i + 1][to]]
-        out.append({state // 2 for state, _ in moves})
+            if state in reached:
+                reached.update(_silent(state, codes))
+        moves = [(state, to) for state in reached for to in _after(state, kernel, codes) if finishes[i + 1][to]]
+        out.append({state // 3 for state, _ in moves})
         reached = {to for _, to in moves}
     return out
 
 
-def _done(code: str, done: bool, kernel: str) -> set[bool]:
-    """Whether an operator's main kernel has run after ``kernel``, in every way the kernel can be the operator's; empty for none."""
-    main = KERNELS.get(code)
-    if main is None:
-        return {False}
-    if done:
-        return {True} if kernel in AFTER or (code in REPEATED and kernel in main) else set()
-    return {value for value, kernels in ((True, main), (False, BEFORE)) if kernel in kernels}
+#: state 3 j + phase: operator j comes next; its main kernel has run; it comes next, and the operators before it wait for its table
+NEXT, RAN, JOINED = range(3)
+
+
+def _after(state: int, kernel: str, codes: Sequence[str]) -> Iterator[int]:
+    """States that a kernel of operator state // 3 leads to."""
+    j, phase = divmod(state, 3)
+    if j == len(codes):
+        return
+    main = KERNELS.get(codes[j], ())
+    if phase == NEXT and not main:
+        yield state
+    elif phase == NEXT:
+        if kernel in main:
+            yield 3 * j + RAN
+        if kernel in BEFORE:
+            yield state
+    elif phase == RAN and (kernel in AFTER or (codes[j] in REPEATED and kernel in main)):
+        yield state
+    elif phase == JOINED and kernel == TABLE and codes[j] in ELEMENTWISE:
+        yield 3 * j + RAN
+
+
+def _silent(state: int, codes: Sequence[str]) -> Iterator[int]:
+    """Later states that are reached without a kernel."""
+    j, phase = divmod(state, 3)
+    if j == len(codes):
+        return
+    if phase == RAN or (phase == NEXT and (codes[j] in OPTIONAL or codes[j] not in KERNELS)):
+        yield 3 * (j + 1) + NEXT
+    if phase != RAN and codes[j] in ELEMENTWISE:
+        yield 3 * (j + 1) + JOINED
