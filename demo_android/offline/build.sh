@@ -1,6 +1,6 @@
 #!/bin/sh
 # Builds the app without Android Studio, Gradle or the Android SDK, as far as that goes: see ../README.md for what it proves.
-# Downloads two npm packages once (185 MB) and keeps two jars of them in ~/.cache/qwtv2_edge/android.
+# Downloads three npm packages once (190 MB) and keeps four files of them in ~/.cache/qwtv2_edge/android.
 # Ends with the path of a signed APK that holds this app's own classes, and no runtime.
 . "$(dirname "$0")/tools.sh"
 cache=${QWTV2_ANDROID_CACHE:-$HOME/.cache/qwtv2_edge/android}
@@ -9,13 +9,16 @@ framework=/usr/share/android-framework-res/framework-res.apk
 executorch=$cache/executorch-0.9.0.jar
 # holds dx, which makes Android's classes.dex
 dx=$cache/dx-9.1.1.jar
+# declarations of Android 37 and of an AndroidX, made from their class files
+declarations="$cache/android-9.1.1.d.ts $cache/androidx-9.1.1.d.ts"
 
 for tool in aapt aapt2; do need $tool aapt; done
 for tool in zipalign apksigner zip; do need $tool $tool; done
 need keytool openjdk-17-jre-headless
+need python3 python3
 need "$framework" android-framework-res
 
-# from_npm NAME@VERSION MEMBER JAR SHA256
+# from_npm NAME@VERSION MEMBER FILE SHA256
 from_npm() {
     if [ ! -f "$3" ]; then
         need npm npm
@@ -38,6 +41,10 @@ from_npm react-native-executorch@0.9.0 package/android/libs/classes.jar "$execut
     f96984e563f63e796eff73bd70df1b53602e07f63d6e47f084e863b78274b3c2
 from_npm @nativescript/android@9.1.1 package/framework/build-tools/android-metadata-generator.jar "$dx" \
     65b0efce431b4c554d1aed6e18a6d7d20d02cbe945a3302cdf635e3031f35152
+from_npm @nativescript/types-android@9.1.1 package/lib/android/android-platform-37.d.ts "$cache/android-9.1.1.d.ts" \
+    8c582d8b5f4b5fe158d47bbb198cb69f85b70d435fb17e41e77b0015405a4416
+from_npm @nativescript/types-android@9.1.1 package/lib/android/androidx-32.d.ts "$cache/androidx-9.1.1.d.ts" \
+    1c49b4e53deb7977fba8be75da569bc6f7d1a85c59554319e168302f50dbb0af
 
 # value KEY: of a line `KEY = value` or `def KEY = value` of build.gradle
 value() {
@@ -72,9 +79,14 @@ public final class BuildConfig {
 END
 find "$offline/stubs" -name '*.java' >stubs.list
 javac --release 7 -encoding UTF-8 -Xlint:-options -d stubs @stubs.list
+# shellcheck disable=SC2086
+python3 "$offline/check_stubs.py" "$(value minSdk)" stubs $declarations
 find "$app/src/main/java" generated -name '*.java' >app.list
 # shellcheck disable=SC2086
 javac $java_flags -Xlint:-classfile -cp "stubs:$executorch:$json" -d classes @app.list
+mkdir checks
+javac -encoding UTF-8 -cp "classes:stubs:$executorch:$json" -d checks "$offline"/checks/*.java
+java -cp "checks:classes:stubs:$executorch:$json" org.qwtv2.edge.demo.TensorRoundTrip
 
 echo "dex: dx"
 java -cp "$dx" com.android.dx.command.Main --dex --output=classes.dex classes

@@ -47,7 +47,7 @@ final class ExecuTorchEngine implements Engine {
         }
     }
 
-    private static Tensor tensor(NdArray array) throws FailedException {
+    static Tensor tensor(NdArray array) throws FailedException {
         long[] shape = new long[array.shape.length];
         for (int i = 0; i < shape.length; i++) {
             shape[i] = array.shape[i];
@@ -99,7 +99,7 @@ final class ExecuTorchEngine implements Engine {
         return arrays;
     }
 
-    private static NdArray array(Tensor tensor) throws FailedException {
+    static NdArray array(Tensor tensor) throws FailedException {
         long[] sizes = tensor.shape();
         int[] shape = new int[sizes.length];
         for (int i = 0; i < shape.length; i++) {

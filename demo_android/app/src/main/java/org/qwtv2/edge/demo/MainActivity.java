@@ -83,7 +83,11 @@ public final class MainActivity extends AppCompatActivity {
 
     /** Where the camera app puts its picture: always the same file, so that it is found again whatever happened to this process. */
     private Uri photo() {
-        return FileProvider.getUriForFile(this, FILES, new File(getCacheDir(), "photo.jpg"));
+        File folder = new File(getCacheDir(), "camera");
+        if (!folder.isDirectory() && !folder.mkdir()) {
+            throw new IllegalStateException("can't create " + folder);
+        }
+        return FileProvider.getUriForFile(this, FILES, new File(folder, "photo.jpg"));
     }
 
     private boolean inverted() {

@@ -93,6 +93,9 @@ public final class MainViewModel extends AndroidViewModel {
         work(R.string.busy_running, new Task() {
             @Override
             public void run() throws Exception {
+                if (network == null) {
+                    return; // a picture that arrives after the app was restarted, and found no network
+                }
                 ImageSpec image = network.config.image;
                 TensorSpec input = network.config.inputs.get(0);
                 NdArray tensor;

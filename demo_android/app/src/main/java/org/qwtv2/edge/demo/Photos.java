@@ -16,6 +16,9 @@ final class Photos {
     /** EXIF orientation -> clockwise degrees; the mirrored ones (2, 4, 5, 7) are mirrored first. */
     private static final int[] DEGREES = {0, 0, 0, 180, 180, 270, 90, 90, 270};
 
+    /** Pixels of the shorter side that decoding keeps, where the picture has them. */
+    private static final int SMALLEST = 512;
+
     private Photos() {}
 
     /**
@@ -33,8 +36,8 @@ final class Photos {
             if (options.outWidth <= 0 || options.outHeight <= 0) {
                 throw new IOException("this is no picture that Android can read");
             }
-            // the smallest that is still as large as the network's input, so that memory stays small for any camera
-            int wanted = Math.max(spec.width, spec.height);
+            // so that memory stays small for any camera, and yet there is something left to average over
+            int wanted = Math.max(SMALLEST, 2 * Math.max(spec.width, spec.height));
             options.inSampleSize = 1;
             while (Math.min(options.outWidth, options.outHeight) / (2 * options.inSampleSize) >= wanted) {
                 options.inSampleSize *= 2;
@@ -90,6 +93,11 @@ final class Photos {
         int left = (upright.getWidth() - width) / 2;
         int top = (upright.getHeight() - height) / 2;
         Bitmap part = Bitmap.createBitmap(upright, left, top, width, height);
+        while (width >= 2 * spec.width && height >= 2 * spec.height) { // by halves: one big step would leave most pixels out
+            width /= 2;
+            height /= 2;
+            part = Bitmap.createScaledBitmap(part, width, height, true);
+        }
         return Bitmap.createScaledBitmap(part, spec.width, spec.height, true);
     }
 
