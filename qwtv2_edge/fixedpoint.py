@@ -639,6 +639,27 @@ def integer_bits_radius(integer_bits: int, shift: int, total_bits: int = 31) -> 
     return int(np.floor(((1 << integer_bits) - 1) * 2.0 ** (total_bits - integer_bits) / 2.0**shift))
 
 
+def softmax_multiplier(scale: float, beta: float) -> tuple[int, int]:
+    """(multiplier, shift) from differences of codes to Q5.26.
+
+    Source: LiteRT tflite/kernels/internal/quantization_util.cc :: PreprocessSoftmaxScaling
+    """
+    m, e = quantize_multiplier(min(float(np.float64(beta) * np.float64(F(scale))) * 2.0**26, 2.0**31 - 1))
+    return int(m), int(e)
+
+
+def softmax_exponentials(scale: float, beta: float) -> np.ndarray:
+    """int64 (256,): entry d is exp(-beta * scale * d) as Q0.31, 0 where TFLite leaves a code d below its row's largest out.
+
+    Source: LiteRT tflite/kernels/internal/reference/softmax.h :: Softmax
+    """
+    multiplier, shift = softmax_multiplier(scale, beta)
+    below = np.arange(256, dtype=I)
+    kept = below <= integer_bits_radius(5, shift)
+    # excluded entries take 0 so that the shift can't overflow on their account
+    return np.where(kept, exp_on_negative_values(multiply_quantized(np.where(kept, -below, 0), multiplier, shift), 5), 0)
+
+
 def softmax_fixed(codes: np.ndarray, scale: float, beta: float) -> np.ndarray:
     """int8 softmax over the last axis, output scale 1/256 and zero point -128.
 
@@ -648,22 +669,15 @@ def softmax_fixed(codes: np.ndarray, scale: float, beta: float) -> np.ndarray:
         Micro abort there, tflite-runtime 2.14 shifts by the register's width.
     Source: LiteRT tflite/kernels/internal/reference/softmax.h :: Softmax
     """
-    multiplier, shift = quantize_multiplier(min(float(np.float64(beta) * np.float64(F(scale))) * 2.0**26, 2.0**31 - 1))
-    least = -integer_bits_radius(5, int(shift))
     q = codes.astype(I)
-    diff = q - q.max(-1, keepdims=True)
-    kept = diff >= least
-    # excluded entries take 0 so that the shift below can't overflow on their account
-    e = exp_on_negative_values(multiply_quantized(np.where(kept, diff, 0), multiplier, shift), 5)
-    total = np.where(kept, rdbpot(e, 12), 0).sum(-1, keepdims=True)
-    inverse, bits = reciprocal(total, 12)
+    e = softmax_exponentials(scale, beta)[q.max(-1, keepdims=True) - q]
+    inverse, bits = reciprocal(rdbpot(e, 12).sum(-1, keepdims=True), 12)
     if (bits + 23 > 31).any():
         raise RuntimeLimitError(
             f"softmax over {codes.shape[-1]} entries this flat: the exponentials of a row sum to 512 or more, where the runtime fails",
             fix="leave the softmax out of the network, or take a runtime with the XNNPACK delegate",
         )
-    out = rdbpot(srdhm(inverse, e), bits + 23) - 128
-    return np.where(kept, np.clip(out, -128, 127), -128).astype(np.int8)
+    return to_codes(rdbpot(srdhm(inverse, e), bits + 23), -128)
 
 
 def softmax_float_lut(codes: np.ndarray, scale: float, beta: float, output_scale: float, zero_point: int) -> np.ndarray:
@@ -834,13 +848,18 @@ def wide_add(x: ArrayLike, y: ArrayLike, params: WideAdd, sign: int) -> np.ndarr
 
 
 def mean_ref(total: ArrayLike, count: int, input_scale: float, input_zero_point: int, output_scale: float) -> np.ndarray:
-    """TFLite's integer mean of ``count`` codes summed in ``total``; int64, before the output zero point.
+    """TFLite's integer mean of ``count`` codes summed in ``total``; int64, before the output zero point."""
+    return multiply_quantized(np.asarray(total, I) - input_zero_point * count, *mean_multiplier(count, input_scale, output_scale))
+
+
+def mean_multiplier(count: int, input_scale: float, output_scale: float) -> tuple[int, int]:
+    """(multiplier, shift) from a sum of ``count`` codes to their mean; the division truncates the multiplier.
 
     Source: LiteRT tflite/kernels/internal/reference/reduce.h :: QuantizedMeanOrSum
     """
     m, e = (int(v) for v in quantize_multiplier(np.float64(F(input_scale)) / np.float64(F(output_scale))))
     shift = min(count.bit_length() - 1, 32, 31 + e)
-    return multiply_quantized(np.asarray(total, I) - input_zero_point * count, np.asarray((m << shift) // count), np.asarray(e - shift))
+    return (m << shift) // count, e - shift
 
 
 def sum_ref(total: ArrayLike, count: int, input_scale: float, input_zero_point: int, output_scale: float) -> np.ndarray:

@@ -484,15 +484,19 @@ add_integer, sub_integer, mul_integer = binary("add"), binary("sub"), binary("mu
 PRELU_RULES = {"REF_F32": F, "REF_F64": np.float64}
 
 
+def prelu_multipliers(x: TensorType, slope: TensorType, out: TensorType, precision: type) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(multiplier, shift) of codes above the zero point, and of products with a slope below it."""
+    s_in, s_slope, s_out = (precision(F(t.scale)) for t in (x, slope, out))
+    (m, e), (n, f) = (fp.quantize_multiplier(np.float64(s)) for s in (s_in / s_out, s_in * s_slope / s_out))
+    return (int(m), int(e)), (int(n), int(f))
+
+
 def prelu_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
     """Slopes are int8 constants with one scale. Source: LiteRT tflite/kernels/activations.cc :: PreluPrepare"""
-    f = rule_of("prelu", PRELU_RULES, numerics)
     x_type, slope_type, out = in_types[0], in_types[1], out_types[0]
     x = arrays[0].astype(I) - x_type.zero_point
     slope = arrays[1].astype(I) - slope_type.zero_point
-    s_in, s_slope, s_out = (f(F(t.scale)) for t in (x_type, slope_type, out))
-    above = fp.quantize_multiplier(np.float64(s_in / s_out))
-    below = fp.quantize_multiplier(np.float64(s_in * s_slope / s_out))
+    above, below = prelu_multipliers(x_type, slope_type, out, rule_of("prelu", PRELU_RULES, numerics))
     y = np.where(x >= 0, fp.multiply_quantized(x, *above), fp.multiply_quantized(x * slope, *below))
     return (fp.to_codes(y, out.zero_point),)
 
