@@ -15,9 +15,9 @@ from qwtv2_edge.errors import MissingToolError
 from qwtv2_edge.ir import GraphBuilder, Quantization, TensorType
 from qwtv2_edge.ops.conv import Conv2DAttrs
 from qwtv2_edge.runners import counting
-from qwtv2_edge.runners.arm import open_qemu
 from qwtv2_edge.runners.base import Job
 from qwtv2_edge.runners.counting import REPEATS, count
+from qwtv2_edge.runners.device import open_place
 from qwtv2_edge.runners.host import HOST
 
 pytestmark = [pytest.mark.runtime, pytest.mark.qemu]
@@ -33,7 +33,7 @@ def compiler(require):
 @pytest.fixture
 def core():
     try:
-        place = open_qemu("cortex-a76")
+        place = open_place("qemu:cortex-a76")
         place.command("litert-reference", 1)
     except MissingToolError as error:
         missing("arm", str(error))

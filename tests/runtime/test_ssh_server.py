@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import platform
+import shlex
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from qwtv2_edge.backends import emit, get_numerics
 from qwtv2_edge.errors import MissingToolError, RunError
 from qwtv2_edge.runners import ssh
 from qwtv2_edge.runners.base import family_of
+from qwtv2_edge.runners.device import open_place
 from qwtv2_edge.runners.host import Session
 from qwtv2_edge.runners.ssh import SshPlace
 from qwtv2_edge.runners.state import SCRIPT, parse
@@ -192,6 +194,25 @@ def test_a_python_for_another_processor_is_emulated(board):
     place = board.python("foreign", f'exec $PYTHON -c "ABI = \'{platform.machine()}\'; {claims}" "$@"')
     assert place.family != platform.machine()
     assert parse(place.shell(SCRIPT), abi=place.family)[0].emulated
+
+
+@pytest.mark.qemu
+def test_an_emulated_python_over_there(board, artifact, rng):
+    """ARM's kernels behind ssh: their bytes count, their times must not."""
+    try:
+        command = open_place("qemu:cortex-a76").command("litert-xnnpack", 1)
+    except MissingToolError as error:
+        missing("arm", str(error))
+    exports = shlex.join(f"{name}={value}" for name, value in command.env.items())
+    python = shlex.join(command.argv[: list(command.argv).index("-P")])
+    place = board.python("arm", f'export {exports}\nexec {python} "$@"')
+    x = feeds(GRAPH, rng)
+    with Session("litert-xnnpack", artifact, place=place) as session:
+        (y,) = session.run(x)
+    assert (place.family, session.machine) == ("aarch64", "aarch64")
+    assert np.array_equal(y, run(GRAPH, x, get_numerics("litert-xnnpack@aarch64"))[0])
+    if platform.machine() != "aarch64":
+        assert parse(place.shell(SCRIPT), abi=session.machine)[0].why_emulated == "its programs are for aarch64, its kernel is x86_64"
 
 
 @pytest.mark.parametrize("busy", [True, False])
