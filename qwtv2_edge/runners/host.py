@@ -192,7 +192,7 @@ class Session:
         self.outputs: tuple[Port, ...] = ()
         self.versions: dict[str, str] = {}
         self.load_ns = 0
-        self.arena_bytes = 0
+        self.allocations = ""  # what TFLite Micro tells of its arena
         self.machine = ""
         self._process: subprocess.Popen[bytes] | None = None
         self._log: Any = None
@@ -219,7 +219,7 @@ class Session:
         self.outputs = tuple(_port(d) for d in reply["outputs"])
         self.versions = reply["versions"]
         self.load_ns = reply["load_ns"]
-        self.arena_bytes = reply["arena_bytes"]
+        self.allocations = reply["allocations"]
         self.machine = reply["machine"]
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -26,6 +26,7 @@ import platform
 import resource
 import struct
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -116,6 +117,21 @@ class Interpreter:
         return [self.interpreter.get_tensor(i) for i in self._out]
 
 
+def printed(call):
+    """What ``call`` writes to standard error, from C as well."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            call()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        file.seek(0)
+        return file.read().decode(errors="replace")
+
+
 class Micro:
     """TFLite Micro's Python interpreter. The arena doubles until the network fits."""
 
@@ -140,7 +156,7 @@ class Micro:
                 if arena == self.ARENAS[-1] or arena >= 64 * max(len(data), 1 << 20):
                     raise RuntimeError(f"{error} (with an arena of {arena} bytes)") from error
         self.load_ns = time.perf_counter_ns() - self.start
-        self.arena = arena
+        self.allocations = printed(self.interpreter.print_allocations)
         self.inputs = self._list(self.interpreter.get_input_details)
         self.outputs = self._list(self.interpreter.get_output_details)
 
@@ -644,7 +660,7 @@ def serve(source, sink):
                         "load_ns": runtime.load_ns,
                         "inputs": runtime.inputs,
                         "outputs": runtime.outputs,
-                        "arena_bytes": getattr(runtime, "arena", 0),
+                        "allocations": getattr(runtime, "allocations", ""),
                         "machine": platform.machine(),
                     },
                 )

@@ -11,6 +11,7 @@ from qwtv2_edge.errors import Problem, UnsupportedOpError, locate
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.serde import graph_hash
 from qwtv2_edge.numerics import FLOAT_OPS, packed_key, rule_key
+from qwtv2_edge_tflite import micro
 from qwtv2_edge_tflite.numerics import NUMERICS
 from qwtv2_edge_tflite.ops import Emission, Limit, Rule
 from qwtv2_edge_tflite.schema import FlatModel, OperatorRow, serialize
@@ -159,7 +160,8 @@ def emit(graph: Graph, target: str, options: EmitOptions) -> Artifact:
             (MANIFEST_KEY, json.dumps(manifest, sort_keys=True, separators=(",", ":")).encode()),
         ),
     )
-    return Artifact(target, serialize(model), tuple(op.code for op in e.operators), tuple(nodes), notes(graph), digest)
+    words = (*notes(graph), *(micro.notes(e.rows, e.operators) if target == "tflite-micro" else ()))
+    return Artifact(target, serialize(model), tuple(op.code for op in e.operators), tuple(nodes), words, digest)
 
 
 def runtime_version(operators: list[OperatorRow]) -> str:
