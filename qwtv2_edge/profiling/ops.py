@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -106,10 +106,15 @@ class OpTimes:
             program calls it), the runtime's own name for it, the graph's node and the user's source line ("" where it is not
             certain), milliseconds of a typical invocation, share of the sum.
         note: how they were measured and what they leave out, or why there are none.
+        whole_ms: median invocation of the artifact; plain_ms, watched_ms: of what was measured, without a clock on every op and
+            with it. Another program than the artifact may have been measured, see point 2 above.
     """
 
     rows: tuple[Mapping[str, Any], ...] = ()
     note: str = ""
+    whole_ms: float = 0.0
+    plain_ms: float = 0.0
+    watched_ms: float = 0.0
 
 
 def time_ops(place: Place, job: Job, graph: Graph | None, seconds: float = SECONDS) -> OpTimes:
@@ -138,8 +143,16 @@ def time_ops(place: Place, job: Job, graph: Graph | None, seconds: float = SECON
     if any(a.tobytes() != b.tobytes() for a, b in zip(plain.outputs, outputs, strict=True)):
         return OpTimes(note="the outputs of the run with a clock on every op are not those of the plain run")
     rows, doubt = trace(told, apart, graph)
-    notes = [_how(told, float(np.median(plain.ns)), separate=apart is not whole), doubt]
-    return OpTimes(rows, "; ".join(n for n in notes if n))
+    found = OpTimes(rows, "", float(np.median(plain.ns)) / 1e6, told.plain_ns / 1e6, told.watched_ns / 1e6)
+    place_of_clock = ", in LiteRT's CompiledModel," if told.operators else ""
+    notes = [
+        "each node is a delegate call of its own, so XNNPACK merges nothing across nodes" if apart is not whole else "",
+        f"ops sum to {sum(r['ms'] for r in rows):.4f} ms, an invocation takes {found.whole_ms:.4f} ms",
+        f"{found.watched_ms:.4f} ms with a clock on every op{place_of_clock} against {found.plain_ms:.4f} ms without",
+        "XNNPACK rounds each op down to whole microseconds" if any(e.unit == "delegate" for e in told.events) else "",
+        doubt,
+    ]
+    return replace(found, note="; ".join(n for n in notes if n))
 
 
 def trace(told: OpEvents, artifact: Artifact | None, graph: Graph | None) -> tuple[tuple[dict[str, Any], ...], str]:
@@ -212,14 +225,6 @@ def _manifests(data: bytes) -> Iterator[dict[str, str]]:
     yield {}
     for found in MANIFEST.finditer(data):
         yield json.loads(found[0])
-
-
-def _how(told: OpEvents, plain_ns: float, separate: bool) -> str:
-    total = sum(e.ns for e in told.events) / 1e6
-    what = "each node as a delegate call of its own (XNNPACK's merging across nodes and the calls differ): " if separate else ""
-    rounding = "; XNNPACK rounds each op down to whole microseconds" if any(e.unit == "delegate" for e in told.events) else ""
-    overhead = f"{told.watched_ns / 1e6:.4f} ms with a clock on every op against {told.plain_ns / 1e6:.4f} ms without"
-    return f"{what}ops sum to {total:.4f} ms, an invocation takes {plain_ns / 1e6:.4f} ms; {overhead}{rounding}"
 
 
 # ---- instructions
