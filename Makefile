@@ -12,7 +12,7 @@ KEY := $(shell cat pyproject.toml constraints.txt constraints-tflite-2.14.txt | 
 STAMP := $(VENV)/.ready-$(KEY)
 STAMP214 := $(VENV214)/.ready-$(KEY)
 
-.PHONY: setup demo test check bench heavy clean
+.PHONY: setup demo android-assets test check bench heavy clean
 
 setup: $(STAMP) $(STAMP214)
 
@@ -31,6 +31,10 @@ $(STAMP214):
 
 demo: setup
 	$(BIN)/qwtv2-edge demo --out $(DEMO_OUT)
+
+# what the app in demo_android shows
+android-assets: setup
+	$(BIN)/qwtv2-edge demo --out $(DEMO_OUT) --android-assets demo_android/app/src/main/assets/qwtv2
 
 test: setup
 	$(BIN)/python -m pytest -n auto --maxprocesses 8

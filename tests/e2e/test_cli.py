@@ -145,6 +145,19 @@ def test_export_into_a_folder_with_other_files_keeps_them(cli, workdir, tmp_path
     assert listing(tmp_path) == (FILES - {"model.executorch-xnnpack.pte"}) | {"mine.txt"}
 
 
+def test_export_fills_the_android_app(cli, workdir, tmp_path):
+    (tmp_path / "labels").write_text("cat\ndog\ngoose\n")
+    assets = tmp_path / "app" / "assets"
+    given = ("--android-assets", assets, "--labels", tmp_path / "labels")
+    done = cli("export", "net.py:build", "--calibration", "calib.npz", "--out", tmp_path / "out", *given, cwd=workdir)
+    assert done.code == 0, done.err
+    assert listing(assets) == {"app.json", "golden.npz", "labels.txt", "model.executorch-xnnpack.pte", "model.tflite"}
+    for name in ("model.tflite", "model.executorch-xnnpack.pte"):
+        assert (assets / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    with np.load(assets / "golden.npz") as arrays:
+        assert {"litert-xnnpack@aarch64/head", "executorch-xnnpack@aarch64/head"} < set(arrays.files)
+
+
 def test_two_runs_give_the_same_bytes(fresh, exported, workdir, tmp_path):
     done = fresh(
         "export",
@@ -258,6 +271,8 @@ def test_unknown_recipe_key_names_the_nearest(cli, place):
         ),
         (export_args("net.py:build", "calib.npz", "--target", "tflight"), ("unknown target", "tflite")),
         (export_args("net.py:build", "calib.npz", "--metric", "top9"), ("unknown metric", "top5")),
+        (export_args("net.py:build", "calib.npz", "--labels", "net.py"), ("--labels", "--android-assets")),
+        (export_args("net.py:build", "calib.npz", "--android-assets", "."), ("holds other files", "calib.npz")),
         (("verify", "absent.tflite", "--device", "fax:1"), ("unknown device 'fax:1'", "host")),
         (("verify", "absent.tflite", "--device", "adb"), ("only profiles", "profile --device adb")),
         (("profile", "absent.tflite"), ("absent.tflite does not exist",)),
