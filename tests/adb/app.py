@@ -1,7 +1,8 @@
 """Plays the demo app's benchmark activity: ``app.py JOB FOLDER`` runs a job in the ordinary worker and writes what the app would.
 
 ``PHONE`` is the folder that plays the phone's storage, ``PLACE`` where the worker runs, ``APP`` how it should fail, as JSON:
-{"crash_after": chunks, "hang_after": chunks, "schema_version": n, "error": {code, message}, "error_after": chunks}.
+{"crash_after": chunks, "hang_after": chunks, "schema_version": n, "error": {code, message}, "error_after": chunks}. "at_once": runs
+of a chunk, for a slow network.
 """
 
 from __future__ import annotations
@@ -87,12 +88,14 @@ def run(job, folder: Path, out: Path, phone: Path, result, faults) -> None:
                 time.sleep(3600)
             if chunk == faults.get("error_after"):
                 raise Failure(faults["error"]["code"], faults["error"]["message"])
-            timing = session.time(first, job["runs"] - len(result["ns"]), CHUNK_S)
+            timing = session.time(first, min(job["runs"] - len(result["ns"]), faults.get("at_once", job["runs"])), CHUNK_S)
             result["ns"] += timing.ns
             result["peak_rss_bytes"] = timing.peak_rss_bytes
             if len(result["ns"]) >= job["runs"] or time.monotonic() >= end:
                 break
             write(out, result)
+            if "at_once" in faults:
+                time.sleep(CHUNK_S)
     for i, array in enumerate(outputs):
         array.tofile(out / f"output_{i}.bin")
         result["outputs"].append({"file": f"output_{i}.bin", "dtype": array.dtype.name, "shape": list(array.shape)})

@@ -68,6 +68,28 @@ def test_the_app_on_an_emulated_core(new_phone, job):
         assert np.array_equal(timed.outputs[0], run(GRAPH, job.inputs, get_numerics("litert-xnnpack@aarch64"))[0])
 
 
+def test_a_job_as_the_app_reads_it():
+    job = Job("tflite", "litert-xnnpack", b"artifact", [np.zeros((6, 4), np.int8), np.zeros((3, 2), np.float32)], threads=2, samples=3)
+    assert adb.description(job, "j1") == {
+        "schema_version": 1,
+        "job": "j1",
+        "runtime": "litert",
+        "artifact": {
+            "file": "model.tflite",
+            "bytes": 8,
+            "sha256": "c7c5c1d70c5dec4416ab6158afd0b223ef40c29b1dc1f97ed9428b94d4cadb1c",
+        },
+        "inputs": [
+            {"file": "input_0.bin", "dtype": "int8", "shape": [6, 4]},
+            {"file": "input_1.bin", "dtype": "float32", "shape": [3, 2]},
+        ],
+        "samples": 3,
+        "threads": 2,
+    }
+    # little-endian whatever the array's own order
+    assert adb.inputs_of([np.array([1, 258], ">i2")]) == {"input_0.bin": b"\x01\x00\x02\x01"}
+
+
 def test_a_second_block_starts_the_app_again(phone, job):
     with AdbDevice().open(job) as timed:
         assert len(timed.block(5, 20.0, Kept())) == 5
