@@ -56,9 +56,7 @@ def measure(name: str, target: str, graphs: dict[str, qe.Graph], sample: np.ndar
         },
         "cwac_against_none": {**against, "same_ops": artifacts["none"].ops == artifacts["cwac"].ops},
     }
-    note(
-        f"{name} {target}: p50 {report['latency']['p50_ms']:.4f} ms, cwac {against['difference_ms']:+.4f} ms, reliable: {report['reliable']}"
-    )
+    note(f"{name} {target}: p50 {report['latency']['p50_ms']:.4f} ms, cwac {against['difference_ms']:+.4f}, reliable: {report['reliable']}")
     return row
 
 
