@@ -17,6 +17,8 @@ from small_graphs import export_folder, image_graph
 
 from qwtv2_edge.android import FORMATS, write_assets
 from qwtv2_edge.backends import get_numerics
+from qwtv2_edge.runners import adb
+from qwtv2_edge.runners.base import Job
 from qwtv2_edge.simulator.run import run as simulate
 
 OFFLINE = ROOT / "demo_android" / "offline"
@@ -64,7 +66,7 @@ def test_the_app_reads_what_python_writes(tmp_path, rng):
     graph = image_graph((1, 1, 16, 16), scale=0.037, zero_point=-77, perm=(0, 2, 3, 1))
     write_assets(export_folder(tmp_path / "out", graph, FORMATS), tmp_path / "assets")
 
-    told = json.loads(run("test.sh", tmp_path / "build", tmp_path / "random.npz", tmp_path / "assets"))
+    told = json.loads(run("test.sh", tmp_path / "build", "read", tmp_path / "random.npz", tmp_path / "assets"))
     for name, array in arrays.items():
         array = np.ascontiguousarray(array).reshape(np.shape(array))
         assert told["arrays"][name] == {"dtype": array.dtype.name, "shape": list(array.shape), "sha256": sha256(array)}, name
@@ -83,6 +85,24 @@ def test_the_app_reads_what_python_writes(tmp_path, rng):
     scale, zero_point = np.float32(0.037), -77
     levels = (scale.astype(np.float64) * (np.arange(256) - 128 - zero_point)).astype(np.float32)
     assert told["assets"]["picture"] == sha256(levels)
+
+
+def test_jobs_and_results_are_those_of_the_sdk(tmp_path, rng):
+    codes = rng.integers(-128, 127, (6, 5)).astype(np.int8)
+    job = Job("executorch-xnnpack", "executorch", b"a program", [codes], threads=2, samples=3)
+    files = {"model" + adb.suffix_of(job): job.data, **adb.inputs_of(job.inputs)}
+    files["job.json"] = json.dumps({**adb.description(job, "1a2b"), "runs": 7, "seconds": 1.5}).encode()
+    for folder in ("job", "work", "out"):
+        (tmp_path / folder).mkdir()
+    for name, content in files.items():
+        (tmp_path / "job" / name).write_bytes(content)
+    run("test.sh", tmp_path / "build", "job", "1a2b", tmp_path / "job", tmp_path / "work", tmp_path / "out")
+    result = adb.checked_result((tmp_path / "out" / "result.json").read_text(), "1a2b")
+    assert result["error"] is None
+    assert result["complete"]
+    assert result["ns"] == [1000] * 7
+    (output,) = result["outputs"]
+    assert np.array_equal(np.fromfile(tmp_path / "out" / output["file"], output["dtype"]).reshape(output["shape"]), codes + 1)
 
 
 @pytest.mark.slow

@@ -9,13 +9,26 @@ import org.json.JSONArray;
 import org.json.JSONException;
 import org.json.JSONObject;
 
-/** What these classes make of files that Python wrote, as JSON, so that a test in Python can compare it with NumPy. */
+/** What these classes make of files that Python wrote, for a test in Python to compare with NumPy and with what the SDK reads. */
 final class CrossCheck {
     private CrossCheck() {}
 
-    /** Arguments: an .npz with a series "ns", two arrays "a" and "b" to compare and any others; and a folder of assets. */
+    /** Arguments: "read NPZ ASSETS", see {@link #read}; or "job NAME FOLDER WORK OUT": does a job with the network that adds one. */
     public static void main(String[] arguments) throws Exception {
-        Map<String, NdArray> arrays = archive(new File(arguments[0]));
+        if (arguments[0].equals("read")) {
+            System.out.println(read(archive(new File(arguments[1])), new File(arguments[2])));
+            return;
+        }
+        Fakes.FakePhone phone = new Fakes.FakePhone();
+        Fakes.FakeLoader loader = new Fakes.FakeLoader();
+        loader.engine = new Fakes.Increment(phone, 1000);
+        System.out.println(new Benchmark(arguments[1], phone, new File(arguments[4]))
+                .run(new File(arguments[2]), new File(arguments[3]), loader));
+    }
+
+    /** Arrays with a series "ns", two arrays "a" and "b" to compare and any others; and a folder of assets. */
+    private static JSONObject read(Map<String, NdArray> arrays, File assets)
+            throws IOException, JSONException, AppConfig.InvalidException {
         JSONObject out = new JSONObject().put("arrays", described(arrays));
         JSONArray percentiles = new JSONArray();
         for (double value : Percentiles.of(series(arrays.get("ns")), 0, 10, 50, 90, 99, 100)) {
@@ -24,8 +37,7 @@ final class CrossCheck {
         out.put("percentiles", percentiles);
         out.put("differing", Outputs.differingBytes(arrays.get("a").data, arrays.get("b").data));
         out.put("largest", new JSONArray(Outputs.largest(arrays.get("a"), 5)));
-        out.put("assets", assets(new File(arguments[1])));
-        System.out.println(out);
+        return out.put("assets", assets(assets));
     }
 
     private static Map<String, NdArray> archive(File file) throws IOException {
