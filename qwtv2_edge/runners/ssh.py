@@ -32,7 +32,7 @@ OPTIONS = {
     "ControlPath": "none",
     "ForwardAgent": "no",
     "ForwardX11": "no",
-    "LogLevel": "ERROR",
+    "LogLevel": "INFO",  # below it, a host that falls silent is not reported
     "RemoteCommand": "none",
     "RequestTTY": "no",
     "ServerAliveCountMax": "3",

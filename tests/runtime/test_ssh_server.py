@@ -233,6 +233,19 @@ def test_a_lost_connection_ends_the_worker(board, artifact, rng, require, busy):
         assert session.time(x, runs=1).ns
 
 
+def test_a_host_that_falls_silent(board, artifact, rng, require, monkeypatch):
+    require("ai_edge_litert")
+    monkeypatch.setitem(ssh.OPTIONS, "ServerAliveInterval", "1")
+    with Session("litert-reference", artifact, place=SshPlace("board")) as session:
+        (connection,) = board.connections()
+        os.kill(connection, signal.SIGSTOP)
+        try:
+            with pytest.raises(RunError, match=r"the connection was lost \(Timeout, server .* not responding"):
+                session.run(feeds(GRAPH, rng))
+        finally:
+            os.kill(connection, signal.SIGCONT)
+
+
 def test_a_runtime_killed_there_is_no_lost_connection(board, artifact, rng, require):
     require("ai_edge_litert")
     with Session("litert-reference", artifact, place=SshPlace("board")) as session:
