@@ -250,15 +250,14 @@ def _round(device: Device, job: Job, runs: int | None, measured: Measured) -> No
 
 
 def _count(device: Device, job: Job, measured: Measured) -> None:
-    """Run the samples on an emulated processor, and count instructions where that can be done."""
+    """Run the samples on an emulated processor, and count its instructions."""
     from qwtv2_edge.runners.counting import count
 
     assert isinstance(device, PlaceDevice)
     with device.open(job) as run:
         run.block(1, LONGEST_S, lambda ns: None)
         measured.take(run)
-    counts = count(job, device.place)
-    measured.instructions = {"load": counts.load, "first": counts.first, "per_inference": counts.per_inference}
+    measured.instructions = count(job, device.place).to_json()
 
 
 def summarise(rounds: Sequence[Sequence[int]]) -> tuple[Latency, bool]:

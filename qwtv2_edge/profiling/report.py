@@ -69,7 +69,8 @@ class ProfileReport:
         complete: False when the run was cut short (a lost device, an interrupt); what had been measured is in the report.
         reasons: everything that casts doubt on the times.
         ops: {index, op, node, ms} and more each, empty where the runtime can't tell, for the reason in ``ops_note``.
-        instructions: executed by an emulated processor: {load, first, per_inference}; None where they were not counted.
+        instructions: executed by an emulated processor, {load, first, per_inference, runs, spread, repeats} of
+            ``counting.Counts``; None where they were not counted.
         state: what the device said of itself ("before", "after").
     """
 
@@ -145,7 +146,8 @@ class ProfileReport:
         if self.emulated:
             out.append("  emulated: no latency of a real device")
         if self.instructions is not None:
-            out.append("  instructions: " + ", ".join(f"{k.replace('_', ' ')} {v:,}" for k, v in self.instructions.items()))
+            i = self.instructions
+            out.append(f"  instructions: {i['per_inference']:,} per inference, {i['first']:,} the first, {i['load']:,} to load")
         t = self.latency
         if t is not None:
             out.append(

@@ -128,7 +128,7 @@ def test_report():
 def test_no_milliseconds_of_emulated_processors():
     found = report(emulated=True, load_ms=None, first_ms=None, latency=None, instructions={"load": 5, "first": 3, "per_inference": 2})
     assert "ms" not in found.text()
-    assert "per inference 2" in found.text()
+    assert "instructions: 2 per inference, 3 the first, 5 to load" in found.text()
     assert found.to_json()["latency"] is None
     assert not found.reliable
 
