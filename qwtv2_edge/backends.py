@@ -24,6 +24,7 @@ TARGETS: dict[str, str] = {
     "tflite-micro": "tflite",
     "executorch-xnnpack": "executorch",
     "executorch-portable": "executorch",
+    "c": "c",
 }
 #: what the file of each target is
 TARGET_FILES: dict[str, str] = {
@@ -32,10 +33,11 @@ TARGET_FILES: dict[str, str] = {
     "executorch-xnnpack": "ExecuTorch program for the XNNPACK delegate",
     "executorch-portable": "ExecuTorch program for the portable kernels",
 }
+    "c": "C99 file with its own kernels, bytes as TFLite Micro's",
 
 
 #: target that is a folder -> its main file
-FOLDERS: dict[str, str] = {"tflite-micro": "model.tflite"}
+FOLDERS: dict[str, str] = {"tflite-micro": "model.tflite", "c": "model.c"}
 
 
 @dataclass(frozen=True)

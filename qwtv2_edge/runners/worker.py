@@ -24,7 +24,9 @@ import json
 import os
 import platform
 import resource
+import shutil
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -254,7 +256,93 @@ class ExecuTorch:
         ExecuTorch.kept.append(self)
 
 
-RUNTIMES = {"tflite-micro": Micro, "executorch": ExecuTorch}
+class GeneratedC:
+    """The file of the target "c", compiled into a shared library. Its first line tells what its functions are called.
+
+    The file takes and gives codes; reals become codes here as TFLite Micro's QUANTIZE makes them, ties away from zero.
+    """
+
+    MARK = b"/* qwtv2_edge "
+    FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
+
+    def __init__(self, kind, data, threads):
+        line = data.partition(b"\n")[0]
+        if not line.startswith(self.MARK):
+            raise ValueError("this C file does not begin with the line that tells how it is called")
+        facts = json.loads(line.removeprefix(self.MARK).rpartition(b" */")[0])
+        self.start = time.perf_counter_ns()
+        with tempfile.TemporaryDirectory() as folder:
+            source, library = os.path.join(folder, "model.c"), os.path.join(folder, "model.so")
+            with open(source, "wb") as file:
+                file.write(data)
+            done = subprocess.run([c_compiler(), *self.FLAGS, source, "-o", library], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"the C compiler refuses the file: {done.stderr[-2000:]}")
+            self.library = ctypes.CDLL(library)  # stays loaded when the folder goes
+        self.load_ns = time.perf_counter_ns() - self.start
+        self.call = self.library[f"{facts['symbol']}_run"]
+        self.call.restype, self.call.argtypes = None, []
+        self.arena = facts["arena_bytes"]
+        self.inputs, self.outputs = (
+            [self._port(facts, end, i) for i in range(len(facts[f"graph_{end}"]))] for end in ("inputs", "outputs")
+        )
+        self.taken, self.given = ([(d, self._array(d)) for d in facts[end]] for end in ("inputs", "outputs"))
+
+    @staticmethod
+    def _port(facts, end, i):
+        code = next((d for d in facts[end] if d["port"] == i), {})
+        return {**facts[f"graph_{end}"][i], "scale": code.get("scale", 0.0), "zero_point": code.get("zero_point", 0)}
+
+    def _array(self, d):
+        """The memory of one input or output, as an array."""
+        address = self.library[d["function"]]
+        address.restype, address.argtypes = ctypes.c_void_p, []
+        dtype = np.dtype(d["dtype"])
+        size = int(np.prod(d["shape"])) * dtype.itemsize
+        return np.frombuffer((ctypes.c_char * size).from_address(address()), dtype).reshape(d["shape"])
+
+    def watch(self):
+        raise NoOpTimes("generated C has no clock on its calls")
+
+    def set(self, arrays):
+        self.feed = [arrays[d["port"]] if arrays[d["port"]].dtype == d["dtype"] else codes_of(arrays[d["port"]], d) for d, _ in self.taken]
+
+    def invoke(self):
+        for (_, memory), codes in zip(self.taken, self.feed, strict=True):
+            memory[...] = codes  # a run overwrites its inputs
+        self.call()
+
+    def get(self):
+        ports = [(self.outputs[d["port"]], d, memory) for d, memory in self.given]
+        return [m.copy() if m.dtype == out["dtype"] else reals_of(m, d) for out, d, m in ports]
+
+
+def codes_of(reals, d):
+    """Reals as codes of one input, clamped; ties away from zero."""
+    scaled = reals / np.float32(d["scale"])
+    whole = np.trunc(scaled)
+    rest = scaled - whole
+    bounds = np.iinfo(d["dtype"])
+    codes = whole + (rest >= 0.5) - (rest <= -0.5) + np.float32(d["zero_point"])
+    return np.clip(codes, bounds.min, bounds.max).astype(d["dtype"])
+
+
+def reals_of(codes, d):
+    """What codes of one output stand for."""
+    return (codes.astype(np.int32) - d["zero_point"]).astype(np.float32) * np.float32(d["scale"])
+
+
+def c_compiler():
+    """The C compiler of this machine: CC, else the first of the usual names."""
+    names = [os.environ["CC"]] if os.environ.get("CC") else ["cc", "gcc", "clang"]
+    for name in names:
+        found = shutil.which(name)
+        if found:
+            return found
+    raise ModuleNotFoundError(f"no C compiler called {' or '.join(names)}", name=names[0])
+
+
+RUNTIMES = {"tflite-micro": Micro, "executorch": ExecuTorch, "c": GeneratedC}
 
 
 def check_release(name, release):
@@ -579,6 +667,9 @@ def versions(kind):
 class Instructions:
     """Takes the clock's place where $QWTV2_CLOCK is "instructions": those of the emulated processor, without those of asking.
 
+    if kind == "c":
+        said = subprocess.run([c_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
+        return {**out, "cc": said.partition("\n")[0]}
     The emulator's plugin (count_insns.c) answers a system call that no kernel has, through the pipe that is its argument.
     """
 

@@ -1,0 +1,12 @@
+#pragma once
+
+#include "kernel.h"
+
+#include <stdint.h>
+
+KERNEL void fill_int8(int8_t *y, int8_t value, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        y[i] = value;
+    }
+}

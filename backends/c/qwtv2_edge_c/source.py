@@ -1,0 +1,98 @@
+"""Pieces of C text: identifiers and comments that no name can break, arrays, initialisers, kernels with what they include."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+KERNELS = Path(__file__).with_name("kernels")
+
+WIDTH = 120
+ONCE = "#pragma once\n"
+INCLUDE = re.compile(r'#include "(\w+)\.h"\n')
+SYSTEM_INCLUDE = re.compile(r"#include (<\w+\.h>)\n")
+WORD = re.compile(r"[A-Za-z_]\w*")
+
+RESERVED = frozenset(
+    "auto bool break case char const continue default do double else enum extern float for goto if inline int long main register "
+    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while asm true false".split()
+)
+
+
+def identifier(name: str, fallback: str = "node") -> str:
+    """``name`` with everything that C identifiers can't hold turned into underscores, at most 48 characters."""
+    text = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:48].rstrip("_") or fallback
+    return f"{fallback}_{text}" if text[0].isdigit() or text in RESERVED else text
+
+
+def comment(text: str) -> str:
+    """``text`` in printable ASCII on one line, without the character pairs that mean something inside a comment."""
+    text = " ".join(text.split()).encode("ascii", "backslashreplace").decode()
+    text = "".join(c if c.isprintable() else "." for c in text)
+    return text.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?").replace("\\", "/")
+
+
+def kernel_text(name: str) -> str:
+    """One file of the kernel library."""
+    return (KERNELS / f"{name}.h").read_text().removeprefix(ONCE)
+
+
+def with_included(names: Iterable[str]) -> list[str]:
+    """``names`` and the files that they include, each once and after what it includes."""
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        if name not in order:
+            for other in INCLUDE.findall(kernel_text(name)):
+                add(other)
+            order.append(name)
+
+    for name in names:
+        add(name)
+    return order
+
+
+def merged(names: Iterable[str]) -> tuple[list[str], str]:
+    """(system headers, text) of kernels and all that they include."""
+    texts = [kernel_text(n) for n in with_included(names)]
+    headers = sorted({h for text in texts for h in SYSTEM_INCLUDE.findall(text)})
+    bodies = [INCLUDE.sub("", SYSTEM_INCLUDE.sub("", text)).strip("\n") for text in texts]
+    return headers, "\n\n".join(b for b in bodies if b)
+
+
+@cache
+def kernel_words() -> frozenset[str]:
+    """Every word of the kernel library: names that the network's own must not take."""
+    return frozenset(w for path in KERNELS.glob("*.h") for w in WORD.findall(path.read_text()))
+
+
+def array(ctype: str, name: str, values: np.ndarray) -> str:
+    """Definition of a constant array."""
+    lines, line = [], "   "
+    for text in map(str, values.ravel().tolist()):
+        if len(line) + len(text) + 2 > WIDTH:
+            lines.append(line)
+            line = "   "
+        line += f" {text},"
+    body = "\n".join([*lines, line])
+    return f"static const {ctype} {name}[{values.size}] = {{\n{body}\n}};"
+
+
+def initialiser(value: Any) -> str:
+    """A number, the name of something, or braces: a mapping for a struct, a sequence for an array."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f".{k} = {initialiser(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "{" + ", ".join(map(initialiser, value)) + "}"
+    return value if isinstance(value, str) else str(int(value))
+
+
+def struct(tag: str, name: str, fields: Mapping[str, Any]) -> str:
+    """Definition of a constant struct, a field per line."""
+    body = "".join(f"    .{k} = {initialiser(v)},\n" for k, v in fields.items())
+    return f"static const struct {tag} {name} = {{\n{body}}};"
