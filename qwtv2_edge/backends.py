@@ -32,8 +32,8 @@ TARGET_FILES: dict[str, str] = {
     "tflite-micro": "TFLite file in forms that TFLite Micro has too: a table in place of GELU",
     "executorch-xnnpack": "ExecuTorch program for the XNNPACK delegate",
     "executorch-portable": "ExecuTorch program for the portable kernels",
-}
     "c": "C99 file with its own kernels, bytes as TFLite Micro's",
+}
 
 
 #: target that is a folder -> its main file
