@@ -21,7 +21,7 @@ LAYERS = (
     ("quantization",),
     ("runners",),
     ("verification",),
-    ("profiling", "evaluation", "report"),
+    ("profiling", "evaluation", "report", "firmware", "fit"),
     ("export", "opening", "doctor"),
     ("console", "demo", "android"),
     ("cli",),

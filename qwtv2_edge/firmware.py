@@ -1,0 +1,514 @@
+"""What a firmware engineer needs beside a network: its bytes as C arrays, the operators to link, memory to set aside, constants of
+its inputs and outputs, golden vectors, and a self-test that compares every byte with them on the board.
+
+:func:`complete` adds these files to the artifact of a target that is a folder. Everything generated compiles as C99 or C++11 and
+depends on the graph, the samples and the versions of tools alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from qwtv2_edge.backends import Artifact, get_numerics
+from qwtv2_edge.errors import Problem, UnsupportedOpError
+from qwtv2_edge.ir.graph import Graph, Node
+from qwtv2_edge.ir.types import DTYPES, TensorType
+from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.planner import integer_boundary, plan_graph
+from qwtv2_edge.runners.arena import Arena, arena_of
+from qwtv2_edge.simulator.run import join, run
+
+#: samples that the self-test runs
+GOLDEN_VECTORS = 3
+#: characters of a line of numbers
+WIDTH = 120
+
+CTYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t", "float32": "float"}
+
+#: operator of a .tflite -> method of MicroMutableOpResolver that registers it
+#: Source: tflite-micro 90b983c2b, tensorflow/lite/micro/micro_mutable_op_resolver.h
+RESOLVER_METHODS: Mapping[str, str] = {
+    "ADD": "AddAdd",
+    "ARG_MAX": "AddArgMax",
+    "AVERAGE_POOL_2D": "AddAveragePool2D",
+    "BATCH_MATMUL": "AddBatchMatMul",
+    "CAST": "AddCast",
+    "CONCATENATION": "AddConcatenation",
+    "CONV_2D": "AddConv2D",
+    "DEPTHWISE_CONV_2D": "AddDepthwiseConv2D",
+    "DEQUANTIZE": "AddDequantize",
+    "DIV": "AddDiv",
+    "ELU": "AddElu",
+    "FULLY_CONNECTED": "AddFullyConnected",
+    "GATHER": "AddGather",
+    "HARD_SWISH": "AddHardSwish",
+    "L2_NORMALIZATION": "AddL2Normalization",
+    "LEAKY_RELU": "AddLeakyRelu",
+    "LOGISTIC": "AddLogistic",
+    "MAXIMUM": "AddMaximum",
+    "MAX_POOL_2D": "AddMaxPool2D",
+    "MEAN": "AddMean",
+    "MINIMUM": "AddMinimum",
+    "MUL": "AddMul",
+    "PAD": "AddPad",
+    "PADV2": "AddPadV2",
+    "PRELU": "AddPrelu",
+    "QUANTIZE": "AddQuantize",
+    "REDUCE_MAX": "AddReduceMax",
+    "RELU": "AddRelu",
+    "RELU6": "AddRelu6",
+    "RESHAPE": "AddReshape",
+    "RESIZE_BILINEAR": "AddResizeBilinear",
+    "RESIZE_NEAREST_NEIGHBOR": "AddResizeNearestNeighbor",
+    "SLICE": "AddSlice",
+    "SOFTMAX": "AddSoftmax",
+    "STRIDED_SLICE": "AddStridedSlice",
+    "SUB": "AddSub",
+    "SUM": "AddSum",
+    "TANH": "AddTanh",
+    "TRANSPOSE": "AddTranspose",
+    "TRANSPOSE_CONV": "AddTransposeConv",
+}
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of the network as firmware sees it, with its golden values.
+
+    Attributes:
+        name: the network's own.
+        type: shape, dtype and quantization of what lies in memory.
+        golden: values of ``type.dtype``, first axis = vectors.
+    """
+
+    name: str
+    type: TensorType
+    golden: np.ndarray
+
+
+Ports = Mapping[str, Sequence[Port]]
+
+
+def complete(artifact: Artifact, graph: Graph, samples: Sequence[np.ndarray]) -> Artifact:
+    """The artifact with every file of its folder; an artifact of a target that is one file comes back as it is.
+
+    Args:
+        artifact: as its backend emitted it from ``graph``.
+        graph: integer.
+        samples: one array per graph input, first axis = samples; the first three become the golden vectors.
+    Raises: UnsupportedOpError: nodes that the runtime can't execute. MissingToolError: no TFLite Micro to measure the arena with.
+        RunError: TFLite Micro refuses the file. UsageError: samples that do not fit.
+    """
+    if artifact.target not in FOLDER_FILES:
+        return artifact
+    table = get_numerics(artifact.target)
+    refused = table.refusals(graph)
+    if refused:
+        problems = tuple(Problem("runtime", n.name, str(n.location), reason) for n, reason in refused)
+        raise UnsupportedOpError(f"{len(refused)} nodes of '{graph.name}' have no kernel in {table.runtime}", problems)
+    few = [np.asarray(a)[: GOLDEN_VECTORS * graph.tensors[t].shape[0]] for a, t in zip(samples, graph.inputs, strict=True)]
+    files = FOLDER_FILES[artifact.target](artifact, graph, few, table)
+    return replace(artifact, files={**artifact.files, **{name: text.encode() for name, text in files.items()}})
+
+
+def _ports(graph: Graph, names: Iterable[str], values: Iterable[np.ndarray]) -> list[Port]:
+    out = []
+    for name, array in zip(names, values, strict=True):
+        type = graph.tensors[name]
+        out.append(Port(name, type, np.asarray(array, DTYPES[type.dtype]).reshape(-1, type.size)))
+    return out
+
+
+# ---------------------------------------------------------------- pieces of C
+
+
+def _numbers(values: Iterable[str]) -> str:
+    """Numbers in lines of limited width."""
+    lines, line = [], "   "
+    for text in values:
+        if len(line) + len(text) + 2 > WIDTH:
+            lines.append(line)
+            line = "   "
+        line += f" {text},"
+    return "\n".join([*lines, line])
+
+
+def _literal(value: Any, dtype: str) -> str:
+    """A number that a C compiler reads back as the same bits."""
+    if dtype != "float32":
+        return "INT32_MIN" if value == -(2**31) else str(int(value))
+    text = f"{float(value):.9g}"  # nine digits tell every float32 from its neighbours
+    return f"{text if set(text) & set('.e') else text + '.0'}f"
+
+
+def _comment(text: str) -> str:
+    """``text`` so that nothing in it ends a comment or leaves ASCII."""
+    return text.replace("*/", "* /").replace("??", "? ?").encode("ascii", "backslashreplace").decode().replace("\\", "/")
+
+
+def _header(name: str, body: str, includes: Sequence[str] = ()) -> str:
+    """A header file: guard, includes, body."""
+    guard = f"{name.upper().replace('.', '_')}_"
+    lines = "".join(f"#include {i}\n" for i in includes)
+    return f"#ifndef {guard}\n#define {guard}\n\n{lines}{chr(10) if lines else ''}{body}\n#endif  /* {guard} */\n"
+
+
+def _quantization_header(ports: Ports) -> str:
+    """What firmware needs to fill inputs and to read outputs, as macros."""
+    lines = ["/* real value = scale * (code - zero point) */\n"]
+    for kind, found in ports.items():
+        lines.append(f"#define MODEL_{kind.upper()}S {len(found)}")
+        for i, port in enumerate(found):
+            name, type = f"MODEL_{kind.upper()}_{i}", port.type
+            lines.append(f"\n/* {kind} {i}: {_comment(port.name)}, {type.dtype} ({', '.join(map(str, type.shape))}) */")
+            lines.append(f"#define {name}_TYPE {CTYPES[type.dtype]}")
+            lines.append(f"#define {name}_SIZE {type.size}")
+            if type.quantization is not None:
+                lines.append(f"#define {name}_SCALE {_literal(type.scale, 'float32')}")
+                lines.append(f"#define {name}_ZERO_POINT ({type.zero_point})")
+        lines.append("")
+    return _header("model_quantization.h", "\n".join(lines), ["<stdint.h>"])
+
+
+def _golden_header(name: str, prefix: str, ports: Ports) -> str:
+    """Declarations of the golden vectors, an array of one row per vector for every input and output."""
+    count = len(ports["input"][0].golden)
+    body = f"""/* inputs, and what the network must give for them */
+#define {prefix.upper()}_GOLDEN_VECTORS {count}
+
+#ifdef __cplusplus
+extern "C" {{
+#endif
+{"".join(f"extern {_golden_array(prefix, kind, i, p)};{chr(10)}" for kind, found in ports.items() for i, p in enumerate(found))}\
+#ifdef __cplusplus
+}}
+#endif
+"""
+    return _header(name, body, ["<stdint.h>"])
+
+
+def _golden_array(prefix: str, kind: str, number: int, port: Port) -> str:
+    size = f"[{prefix.upper()}_GOLDEN_VECTORS][{port.type.size}]"
+    return f"const {CTYPES[port.type.dtype]} {prefix}_golden_{kind}_{number}{size}"
+
+
+def _golden_source(header: str, prefix: str, ports: Ports) -> str:
+    parts = [f'#include "{header}"\n']
+    for kind, found in ports.items():
+        for i, port in enumerate(found):
+            rows = (f"{{\n{_numbers(_literal(x, port.type.dtype) for x in row)}\n}}" for row in port.golden)
+            parts.append(f"{_golden_array(prefix, kind, i, port)} = {{\n{f',{chr(10)}'.join(rows)}\n}};\n")
+    return "\n".join(parts)
+
+
+# ---------------------------------------------------------------- tflite-micro
+
+
+def _micro_files(artifact: Artifact, graph: Graph, inputs: Sequence[np.ndarray], table: Numerics) -> dict[str, str]:
+    ports = {"input": _ports(graph, graph.inputs, inputs), "output": _ports(graph, graph.outputs, run(graph, inputs, table))}
+    arena = arena_of(artifact.data)
+    operators = sorted(set(artifact.ops))
+    return {
+        "model_data.h": _data_header(len(artifact.data), arena),
+        "model_data.cc": '#include "model_data.h"\n\n'
+        + f"alignas(16) const unsigned char g_model_data[MODEL_DATA_BYTES] = {{\n{_numbers(f'0x{b:02x}' for b in artifact.data)}\n}};\n",
+        "model_resolver.h": _header("model_resolver.h", RESOLVER.format(count=len(operators)), [RESOLVER_INCLUDE]),
+        "model_resolver.cc": RESOLVER_SOURCE.format(calls="".join(RESOLVER_CALL.format(RESOLVER_METHODS[o]) for o in operators)),
+        "model_quantization.h": _quantization_header(ports),
+        "model_golden.h": _golden_header("model_golden.h", "model", ports),
+        "model_golden.cc": _golden_source("model_golden.h", "model", ports),
+        "model_selftest.h": _header("model_selftest.h", SELFTEST_DECLARATION, ["<stddef.h>", "<stdint.h>"]),
+        "model_selftest.cc": _micro_selftest(ports),
+        "README.md": _micro_readme(artifact, graph, ports, arena, operators),
+    }
+
+
+def _data_header(size: int, arena: Arena) -> str:
+    body = f"""#define MODEL_DATA_BYTES {size}u
+
+/* Arena of tflite::MicroInterpreter with TFLite Micro's reference kernels: {arena.head} bytes of activations, the rest its own
+   records. Kernels of other sets may want scratch buffers on top: ask interpreter.arena_used_bytes() on the board. */
+#if UINTPTR_MAX > 0xFFFFFFFFu
+#define MODEL_ARENA_BYTES {arena.bytes}u /* measured */
+#else
+#define MODEL_ARENA_BYTES {arena.bytes_32}u /* upper estimate from the measured one, see README.md */
+#endif
+
+extern const unsigned char g_model_data[MODEL_DATA_BYTES];
+"""
+    return _header("model_data.h", body, ["<stdint.h>"])
+
+
+RESOLVER_INCLUDE = '"tensorflow/lite/micro/micro_mutable_op_resolver.h"'
+RESOLVER = """/* The operators that the network uses and no others. */
+using ModelResolver = tflite::MicroMutableOpResolver<{count}>;
+
+TfLiteStatus RegisterModelOps(ModelResolver& resolver);
+"""
+RESOLVER_CALL = "  if (resolver.{}() != kTfLiteOk) return kTfLiteError;\n"
+RESOLVER_SOURCE = """#include "model_resolver.h"
+
+TfLiteStatus RegisterModelOps(ModelResolver& resolver) {{
+{calls}  return kTfLiteOk;
+}}
+"""
+SELFTEST_DECLARATION = """/* Runs every golden vector in an interpreter of its own on `arena` (16-byte aligned, MODEL_ARENA_BYTES or more).
+   Returns the number of output bytes that differ, 0 where all is well; a negative number where the network did not run:
+   -1 wrong schema version, -2 an operator could not be registered, -3 the arena is too small or an operator was refused,
+   -4 inputs or outputs are not those of the golden vectors, -5 Invoke failed. */
+int ModelSelfTest(uint8_t* arena, size_t arena_bytes);
+"""
+
+
+def _micro_selftest(ports: Ports) -> str:
+    def lines(kind: str, what: str) -> str:
+        names = [f"model_golden_{kind}_{i}[v]" for i in range(len(ports[kind]))]
+        return "".join(f"    {what.format(tensor=f'interpreter.{kind}({i})', golden=name)}\n" for i, name in enumerate(names))
+
+    return f"""#include "model_selftest.h"
+
+#include <string.h>
+
+#include "model_data.h"
+#include "model_golden.h"
+#include "model_resolver.h"
+#include "tensorflow/lite/micro/micro_interpreter.h"
+#include "tensorflow/lite/schema/schema_generated.h"
+
+namespace {{
+
+bool Fits(const TfLiteTensor* tensor, size_t bytes) {{ return tensor != nullptr && tensor->bytes == bytes; }}
+
+bool Set(TfLiteTensor* tensor, const void* golden, size_t bytes) {{
+  if (!Fits(tensor, bytes)) return false;
+  memcpy(tensor->data.raw, golden, bytes);
+  return true;
+}}
+
+bool Compare(const TfLiteTensor* tensor, const void* golden, size_t bytes, int& differences) {{
+  if (!Fits(tensor, bytes)) return false;
+  const unsigned char* expected = static_cast<const unsigned char*>(golden);
+  const unsigned char* actual = reinterpret_cast<const unsigned char*>(tensor->data.raw);
+  for (size_t i = 0; i < bytes; ++i) differences += expected[i] != actual[i];
+  return true;
+}}
+
+}}  // namespace
+
+int ModelSelfTest(uint8_t* arena, size_t arena_bytes) {{
+  const tflite::Model* model = tflite::GetModel(g_model_data);
+  if (model->version() != TFLITE_SCHEMA_VERSION) return -1;
+  ModelResolver resolver;
+  if (RegisterModelOps(resolver) != kTfLiteOk) return -2;
+  tflite::MicroInterpreter interpreter(model, resolver, arena, arena_bytes);
+  if (interpreter.AllocateTensors() != kTfLiteOk) return -3;
+  int differences = 0;
+  for (int v = 0; v < MODEL_GOLDEN_VECTORS; ++v) {{
+{lines("input", "if (!Set({tensor}, {golden}, sizeof {golden})) return -4;")}\
+    if (interpreter.Invoke() != kTfLiteOk) return -5;
+{lines("output", "if (!Compare({tensor}, {golden}, sizeof {golden}, differences)) return -4;")}\
+  }}
+  return differences;
+}}
+
+#ifdef QWTV2_SELFTEST_MAIN
+alignas(16) static uint8_t g_arena[MODEL_ARENA_BYTES];
+
+int main() {{ return ModelSelfTest(g_arena, sizeof g_arena) != 0; }}
+#endif
+"""
+
+
+def _micro_readme(artifact: Artifact, graph: Graph, ports: Ports, arena: Arena, operators: Sequence[str]) -> str:
+    counts = Counter(artifact.ops)
+    table = "".join(f"| {o} | {counts[o]} | `{RESOLVER_METHODS[o]}` |\n" for o in operators)
+    # those that begin with an op compare runtimes
+    ops = {n.op for n in graph.nodes}
+    notes = "".join(f"* {n}\n" for n in artifact.notes if n.partition(" ")[0].partition(":")[0] not in ops)
+    return f"""# {graph.name} for TFLite Micro
+
+Drop this folder into a firmware project that builds TFLite Micro.
+
+| file | what it is |
+| --- | --- |
+| `model.tflite` | the network, {len(artifact.data):,} bytes |
+| `model_data.h`, `model_data.cc` | the same bytes as an array, aligned to 16; `MODEL_ARENA_BYTES` |
+| `model_resolver.h`, `model_resolver.cc` | registers the {len(operators)} operators that the network uses |
+| `model_quantization.h` | sizes, scales and zero points of inputs and outputs |
+| `model_golden.h`, `model_golden.cc` | {len(ports["input"][0].golden)} inputs and the outputs expected for them |
+| `model_selftest.h`, `model_selftest.cc` | runs them and compares every byte |
+
+```cpp
+alignas(16) static uint8_t arena[MODEL_ARENA_BYTES];
+ModelResolver resolver;
+RegisterModelOps(resolver);
+tflite::MicroInterpreter interpreter(tflite::GetModel(g_model_data), resolver, arena, sizeof arena);
+interpreter.AllocateTensors();
+```
+
+Call `ModelSelfTest(arena, sizeof arena)` once on the board, or compile `model_selftest.cc` with `-DQWTV2_SELFTEST_MAIN`: 0 means that
+every output byte is the expected one. After shipping, the `.cc` files of golden vectors and self-test may be left out.
+
+## Inputs and outputs
+{_port_table(ports)}
+## Memory
+* Flash: {len(artifact.data):,} bytes for the network, plus TFLite Micro and the kernels of the operators below.
+* RAM: an arena of {arena.bytes:,} bytes, measured by TFLite Micro's own recording allocator on a 64-bit machine with its reference
+  kernels: {arena.head:,} bytes of activations (they are the same on every target) and {arena.tail:,} bytes of records.
+* For 32-bit targets {arena.bytes_32:,} bytes, an upper estimate: the records that are arrays of structures of pointers
+  ({arena.pointers:,} bytes) count half, everything else as measured. `interpreter.arena_used_bytes()` tells the exact number on the board.
+* CMSIS-NN's kernels want scratch buffers on top; enlarge the arena until `AllocateTensors` succeeds, then trim it.
+
+## Operators
+| operator | count | method of `MicroMutableOpResolver` |
+| --- | --- | --- |
+{table}
+## Good to know
+{notes}* The expected bytes are those of TFLite Micro's reference kernels. CMSIS-NN promises the same for 8-bit data; the self-test tells.
+"""
+
+
+def _port_table(ports: Ports) -> str:
+    rows = ["| | name | type | shape | real value |", "| --- | --- | --- | --- | --- |"]
+    for kind, found in ports.items():
+        for i, port in enumerate(found):
+            q, type = port.type.quantization, port.type
+            real = "as it is" if q is None else f"{type.scale:.9g} * (code - ({type.zero_point}))"
+            rows.append(f"| {kind} {i} | {port.name} | {CTYPES[type.dtype]} | {' x '.join(map(str, type.shape))} | {real} |")
+    return "\n".join(rows) + "\n"
+
+
+# ---------------------------------------------------------------- c
+
+
+def _c_files(artifact: Artifact, graph: Graph, inputs: Sequence[np.ndarray], table: Numerics) -> dict[str, str]:
+    line = artifact.data.decode().partition("\n")[0]
+    facts = json.loads(line[line.index("{") : line.rindex("}") + 1])
+    ports = _code_ports(graph, inputs, table)
+    symbol = facts["symbol"]
+    functions = {kind: [p["function"] for p in facts[f"{kind}s"]] for kind in ports}
+    return {
+        "golden.h": _golden_header(f"{symbol}_golden.h", symbol, ports),
+        "golden.c": _golden_source("golden.h", symbol, ports),
+        "selftest.h": _header(f"{symbol}_selftest.h", C_SELFTEST_DECLARATION.format(symbol=symbol)),
+        "selftest.c": _c_selftest(symbol, functions),
+        "README.md": _c_readme(artifact, graph, ports, symbol),
+    }
+
+
+def _code_ports(graph: Graph, inputs: Sequence[np.ndarray], table: Numerics) -> dict[str, list[Port]]:
+    """Inputs and outputs as codes: what quantize nodes at the boundary make, and what dequantize nodes read."""
+    boundary = integer_boundary(graph)
+    names = {"input": [t for _, t in boundary.inputs], "output": [t for _, t in boundary.outputs]}
+    seen: dict[str, list[np.ndarray]] = {t: [a] for t, a in zip(graph.inputs, inputs, strict=True)}
+
+    def observe(node: Node, results: tuple[np.ndarray, ...]) -> None:
+        for t, array in zip(node.outputs, results, strict=True):
+            if t in names["input"] or t in names["output"]:
+                seen.setdefault(t, []).append(array)
+
+    run(graph, inputs, table, observe)
+    return {kind: _ports(graph, found, (join(seen[t]) for t in found)) for kind, found in names.items()}
+
+
+C_SELFTEST_DECLARATION = """#ifdef __cplusplus
+extern "C" {{
+#endif
+/* Runs every golden vector; returns the number of output bytes that differ, 0 where all is well. */
+int {symbol}_selftest(void);
+#ifdef __cplusplus
+}}
+#endif
+"""
+
+
+def _c_selftest(symbol: str, functions: Mapping[str, Sequence[str]]) -> str:
+    def golden(kind: str, number: int) -> str:
+        return f"{symbol}_golden_{kind}_{number}[v]"
+
+    sets = "".join(f"        memcpy({f}(), {golden('input', i)}, sizeof {golden('input', i)});\n" for i, f in enumerate(functions["input"]))
+    compares = "".join(
+        f"        count += differences({golden('output', i)}, {f}(), sizeof {golden('output', i)});\n"
+        for i, f in enumerate(functions["output"])
+    )
+    return f"""#include "selftest.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "golden.h"
+#include "model.h"
+
+static int differences(const void *expected, const void *actual, size_t bytes)
+{{
+    const unsigned char *e = expected;
+    const unsigned char *a = actual;
+    int count = 0;
+    for (size_t i = 0; i < bytes; ++i) {{
+        count += e[i] != a[i];
+    }}
+    return count;
+}}
+
+int {symbol}_selftest(void)
+{{
+    int count = 0;
+    for (int v = 0; v < {symbol.upper()}_GOLDEN_VECTORS; ++v) {{
+{sets}        {symbol}_run();
+{compares}    }}
+    return count;
+}}
+
+#ifdef QWTV2_SELFTEST_MAIN
+int main(void)
+{{
+    return {symbol}_selftest() != 0;
+}}
+#endif
+"""
+
+
+def _c_readme(artifact: Artifact, graph: Graph, ports: Ports, symbol: str) -> str:
+    plan = plan_graph(graph, alignment=4, skip=integer_boundary(graph).skip)
+    constants = sum(graph.tensors[t].size_bytes for t in graph.constants)
+    return f"""# {graph.name} in C
+
+Portable C99: integer arithmetic, no allocation, no floating point.
+
+| file | what it is |
+| --- | --- |
+| `model.c`, `model.h` | the network, the kernels it uses and its memory; scales and zero points as macros |
+| `golden.h`, `golden.c` | {len(ports["input"][0].golden)} inputs and the outputs expected for them |
+| `selftest.h`, `selftest.c` | runs them and compares every byte |
+
+```c
+memcpy({symbol}_input_0(), codes, {symbol.upper()}_INPUT_0_SIZE * sizeof(*{symbol}_input_0()));
+{symbol}_run();
+/* results from {symbol}_output_0() on */
+```
+
+`{symbol}_selftest()` returns the number of output bytes that are not the expected ones: 0 on every correct compiler and processor. With
+`-DQWTV2_SELFTEST_MAIN` `selftest.c` has a `main` that returns 0 then. After shipping, `golden.c` and `selftest.c` may be left out.
+
+## Inputs and outputs
+{_port_table(ports)}
+## Memory
+* RAM: the arena in `model.c`, `{symbol.upper()}_ARENA_BYTES`; `{graph.nodes[plan.peak].name}` needs the most.
+* Flash: {constants:,} bytes of weights and biases, and the code of {len(set(artifact.ops))} kernels.
+
+## Good to know
+* One context: the arena is static, so two tasks must not run the network at the same time.
+* The expected bytes are those of TFLite Micro's reference kernels.
+"""
+
+
+FOLDER_FILES: Mapping[str, Callable[[Artifact, Graph, Sequence[np.ndarray], Numerics], dict[str, str]]] = {
+    "tflite-micro": _micro_files,
+    "c": _c_files,
+}
