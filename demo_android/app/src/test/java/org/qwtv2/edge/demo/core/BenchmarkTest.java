@@ -94,6 +94,9 @@ public class BenchmarkTest {
         loader.engine = new Fakes.Increment(phone, 1_000_000_000L);
         assertEquals(4, run().getJSONArray("ns").length());
         assertEquals("[0,1]", result().getJSONArray("thermal_status").toString());
+        job.put("seconds", 0.3);
+        loader.engine = new Fakes.Increment(phone, 100_000_000L);
+        assertEquals("within a block too", 3, run().getJSONArray("ns").length());
     }
 
     @Test
@@ -199,6 +202,9 @@ public class BenchmarkTest {
     @Test
     public void damagedArtifacts() throws IOException, JSONException {
         Streams.writeAtomic(new File(folder, "model.tflite"), new byte[] {7, 7, 8});
+        fails("hash_mismatch", "3 bytes");
+        Streams.writeAtomic(new File(folder, "model.tflite"), new byte[] {7, 7, 7});
+        job.getJSONObject("artifact").put("bytes", 4);
         fails("hash_mismatch", "3 bytes");
     }
 

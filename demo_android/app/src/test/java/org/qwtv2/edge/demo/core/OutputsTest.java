@@ -23,6 +23,7 @@ public class OutputsTest {
         long[] values = {40, 10, 30, 20};
         assertArrayEquals(new double[] {10, 25, 37, 39.7, 40}, Percentiles.of(values, 0, 50, 90, 99, 100), 1e-12);
         assertArrayEquals(new long[] {40, 10, 30, 20}, values);
+        assertArrayEquals("to the last bit", new double[] {6.4, 8.200000000000001}, Percentiles.of(new long[] {1, 10}, 60, 80), 0);
         assertArrayEquals(new double[] {7, 7}, Percentiles.of(new long[] {7}, 0, 99), 0);
     }
 
