@@ -22,7 +22,7 @@ from qwtv2_edge.ir.types import DTYPES, TensorType
 from qwtv2_edge.numerics import Numerics
 from qwtv2_edge.planner import integer_boundary, plan_graph
 from qwtv2_edge.runners.arena import Arena, arena_of
-from qwtv2_edge.simulator.run import join, run
+from qwtv2_edge.simulator.run import check_inputs, join, run
 
 #: samples that the self-test runs
 GOLDEN_VECTORS = 3
@@ -112,7 +112,8 @@ def complete(artifact: Artifact, graph: Graph, samples: Sequence[np.ndarray]) ->
     if refused:
         problems = tuple(Problem("runtime", n.name, str(n.location), reason) for n, reason in refused)
         raise UnsupportedOpError(f"{len(refused)} nodes of '{graph.name}' have no kernel in {table.runtime}", problems)
-    few = [np.asarray(a)[: GOLDEN_VECTORS * graph.tensors[t].shape[0]] for a, t in zip(samples, graph.inputs, strict=True)]
+    checked = check_inputs(graph, samples)
+    few = [a[: GOLDEN_VECTORS * graph.tensors[t].shape[0]] for a, t in zip(checked, graph.inputs, strict=True)]
     files = FOLDER_FILES[artifact.target](artifact, graph, few, table)
     return replace(artifact, files={**artifact.files, **{name: text.encode() for name, text in files.items()}})
 
