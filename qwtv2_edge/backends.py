@@ -24,6 +24,7 @@ TARGETS: dict[str, str] = {
     "tflite-micro": "tflite",
     "executorch-xnnpack": "executorch",
     "executorch-portable": "executorch",
+    "executorch-cortex-m": "executorch",
     "c": "c",
 }
 #: what the file of each target is
@@ -33,6 +34,7 @@ TARGET_FILES: dict[str, str] = {
     "executorch-xnnpack": "ExecuTorch program for the XNNPACK delegate",
     "executorch-portable": "ExecuTorch program for the portable kernels",
     "c": "C99 file with its own kernels, bytes as TFLite Micro's",
+    "executorch-cortex-m": "ExecuTorch program of Cortex-M operators, which call CMSIS-NN",
 }
 
 
@@ -100,10 +102,13 @@ class EmitOptions:
         manifest: small strings stored in the artifact's metadata where the format has a place for them.
         separate: give every node a delegate call of its own, so that each can be timed; formats without delegate calls
             ignore it. The outputs are the same bytes.
+        core: processor core that ``executorch-cortex-m`` sizes scratch memory for ("cortex-m4"); "" for every core: the largest
+            scratch of all. Other targets ignore it. The outputs are the same bytes.
     """
 
     manifest: Mapping[str, str] = field(default_factory=dict)
     separate: bool = False
+    core: str = ""
 
 
 class Backend(Protocol):

@@ -42,6 +42,7 @@ KINDS: dict[str, tuple[str, str]] = {
     "tensorflow-xnnpack": ("TensorFlow Lite, XNNPACK delegate", "pip install 'tensorflow>=2.21,<2.22'"),
     "tflite-micro": ("TFLite Micro", "pip install tflite-micro"),
     "executorch": ("ExecuTorch", "pip install 'executorch>=1.4,<1.5'"),
+    "executorch-cortex-m": ("ExecuTorch's Cortex-M operators, by proxy", "pip install 'executorch>=1.4,<1.5' tflite-micro"),
     "c": ("generated C", "install a C compiler (apt-get install gcc), or name one in the environment variable CC"),
 }
 

@@ -43,6 +43,7 @@ DISTRIBUTIONS = {
     "tensorflow-xnnpack": "tensorflow",
     "tflite-micro": "tflite-micro",
     "executorch": "executorch",
+    "executorch-cortex-m": "executorch",
 }
 
 #: interpreter kinds -> op resolver
@@ -342,7 +343,17 @@ def c_compiler():
     raise ModuleNotFoundError(f"no C compiler called {' or '.join(names)}", name=names[0])
 
 
-RUNTIMES = {"tflite-micro": Micro, "executorch": ExecuTorch, "c": GeneratedC}
+def cortex_m(kind, data, threads):
+    """A program of Cortex-M operators, executed by the backend's own proxy: the one kind that needs more than a runtime."""
+    from qwtv2_edge_executorch import cortex_m_proxy
+
+    kernels = cortex_m_proxy.load_kernels()
+    runtime = ExecuTorch(kind, data, threads) if kernels else cortex_m_proxy.Proxy(kind, data, threads)
+    runtime.versions = kernels
+    return runtime
+
+
+RUNTIMES = {"tflite-micro": Micro, "executorch": ExecuTorch, "executorch-cortex-m": cortex_m, "c": GeneratedC}
 
 
 def check_release(name, release):
@@ -656,6 +667,9 @@ def peak_rss_bytes():
 
 def versions(kind):
     out = {"python": ".".join(str(v) for v in sys.version_info[:3]), "numpy": np.__version__}
+    if kind == "c":
+        said = subprocess.run([c_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
+        return {**out, "cc": said.partition("\n")[0]}
     name = DISTRIBUTIONS[kind]
     try:
         out[name] = importlib.metadata.version(name)
@@ -667,9 +681,6 @@ def versions(kind):
 class Instructions:
     """Takes the clock's place where $QWTV2_CLOCK is "instructions": those of the emulated processor, without those of asking.
 
-    if kind == "c":
-        said = subprocess.run([c_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
-        return {**out, "cc": said.partition("\n")[0]}
     The emulator's plugin (count_insns.c) answers a system call that no kernel has, through the pipe that is its argument.
     """
 
@@ -747,7 +758,7 @@ def serve(source, sink):
                     sink,
                     {
                         "ok": True,
-                        "versions": found,
+                        "versions": {**found, **getattr(runtime, "versions", {})},
                         "load_ns": runtime.load_ns,
                         "inputs": runtime.inputs,
                         "outputs": runtime.outputs,

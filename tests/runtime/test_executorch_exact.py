@@ -36,7 +36,7 @@ from qwtv2_edge_executorch.emit import build
 
 pytestmark = pytest.mark.runtime
 
-TARGETS = BACKEND.targets
+TARGETS = ("executorch-xnnpack", "executorch-portable")
 
 
 @pytest.fixture(scope="module")

@@ -25,13 +25,17 @@ SMALL = 4096
 
 @dataclass
 class Build:
-    """The outcome: a program, or every reason why there is none."""
+    """The outcome: a program, or every reason why there is none.
+
+    outside: nodes outside the delegate, and why; notes: what else the user should know.
+    """
 
     program: ProgramBuilder = field(default_factory=ProgramBuilder)
     inputs: list[int] = field(default_factory=list)
     outputs: list[int] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     outside: list[tuple[Node, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def finish(self, named: Mapping[str, bytes] | None = None) -> bytes:
         return self.program.finish(self.inputs, self.outputs, named)
@@ -72,7 +76,7 @@ def build(graph: Graph, numerics: Numerics, *, delegate: bool, separate: bool = 
         else:
             for node in stage:
                 b.node = node.name
-                _guard(result, node, partial(portable.emit, kernels, node))
+                guard(result, node, partial(portable.emit, kernels, node))
                 if node.outputs[0] not in values:
                     type = graph.tensors[node.outputs[0]]
                     values[node.outputs[0]] = b.tensor(type.shape, DTYPES[type.dtype])
@@ -120,7 +124,7 @@ def _delegate(result: Build, graph: Graph, stage: Sequence[Node], kernels: Porta
         sources.append(kernels.codes(t) if graph.tensors[t].dtype == "int16" else kernels.value(t))
     nodes: list[str] = []
     for node in stage:
-        _guard(result, node, partial(xnnpack.EMITTERS[node.op], blob, node))
+        guard(result, node, partial(xnnpack.EMITTERS[node.op], blob, node))
         nodes += [node.name] * (len(blob.nodes) - len(nodes))
     targets = [kernels.delegate_output(t) for t in given]
     if not result.problems:
@@ -134,12 +138,12 @@ def _try_alone(result: Build, graph: Graph, node: Node, numerics: Numerics, dele
     if delegate and not xnnpack.refusal(graph, node, numerics):
         inputs = tuple(t for t in node.inputs if t not in graph.constants)
         blob = Blob(graph, inputs, node.outputs)
-        _guard(result, node, partial(xnnpack.EMITTERS[node.op], blob, node))
+        guard(result, node, partial(xnnpack.EMITTERS[node.op], blob, node))
         return
     b = ProgramBuilder()
     types = {t: graph.tensors[t] for t in node.inputs if t not in graph.constants}
     values = {t: b.tensor(type.shape, DTYPES[type.dtype]) for t, type in types.items()}
-    _guard(result, node, partial(portable.emit, Portable(graph, numerics, b, values), node))
+    guard(result, node, partial(portable.emit, Portable(graph, numerics, b, values), node))
 
 
 def _reject(result: Build, graph: Graph, node: Node) -> bool:
@@ -163,7 +167,8 @@ def _reject(result: Build, graph: Graph, node: Node) -> bool:
     return bool(found)
 
 
-def _guard(result: Build, node: Node, emit: Callable[[], None]) -> None:
+def guard(result: Build, node: Node, emit: Callable[[], None]) -> None:
+    """Emit a node; what it raises becomes a Problem."""
     try:
         emit()
     except QwtEdgeError as error:

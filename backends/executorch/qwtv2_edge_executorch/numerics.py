@@ -76,6 +76,32 @@ PORTABLE_RULES: Mapping[str, str] = {
     **WIDE_RULES,
 }
 
+#: ``executorch-cortex-m``: ``cortex_m`` operators of ExecuTorch and the CMSIS-NN that it pins. E: executorch v1.4.1,
+#: backends/cortex_m/ops; C: ARM-software/CMSIS-NN dbf45dbf, Source. Multipliers are the program's own, from float64.
+#: "Same" says that the operator's Python form, where ExecuTorch has one, computes the same; rows without it have another
+#: witness (cortex_m_proxy.py).
+CORTEX_M_RULES: Mapping[str, str] = {
+    "conv2d": "REF",  # C ConvolutionFunctions/arm_convolve_wrapper_s8.c; same
+    "depthwise_conv2d": "REF",  # C ConvolutionFunctions/arm_depthwise_conv_wrapper_s8.c; same
+    "transpose_conv2d": "REF",  # C ConvolutionFunctions/arm_transpose_conv_wrapper_s8.c; same while sums stay below 2**24
+    "fully_connected": "REF_F64",  # C FullyConnectedFunctions/arm_fully_connected_s8.c, or conv2d; same
+    "batch_matmul": "REF_F64",  # C FullyConnectedFunctions/arm_batch_matmul_s8.c; same while sums stay below 2**24
+    "add": "LSHIFT20",  # C BasicMathFunctions/arm_elementwise_add_s8.c; same
+    "mul": "REF_F64",  # C BasicMathFunctions/arm_elementwise_mul_s8.c; same
+    **dict.fromkeys(("mean", "sum"), "REF"),  # a linear layer with weights of 1; same
+    "avg_pool2d": "TFLITE",  # C PoolingFunctions/arm_avgpool_s8.c; the Python form averages reals and sends ties to even
+    "softmax": "FIXED",  # C SoftmaxFunctions/arm_nn_softmax_common_s8.c; the Python form is a float softmax
+    "activation": "TFLITE",  # bounds are the program's own
+    # tables are the program's own, TFLite's functions: E op_quantized_activation.cpp; same
+    **dict.fromkeys(("relu", "relu6", "clamp"), "TFLITE"),
+    **dict.fromkeys(("logistic", "tanh", "elu", "gelu"), "LUT_TFLITE"),
+    "hard_swish": "TFLITE",
+    "leaky_relu": "REF",
+    "requantize": "REF",
+    "quantize": "RNE",  # E op_quantize_per_tensor.cpp, without MVE (see ``cortex_m.FLOAT_INPUT``); same
+    "dequantize": "EXACT",  # E op_dequantize_per_tensor.cpp; same
+}
+
 
 #: processor family of this machine, as variants are named
 FAMILY = "aarch64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
@@ -104,6 +130,14 @@ NUMERICS: Mapping[str, Numerics] = {
             dict(PORTABLE_RULES),
             modes={"allow": FLOAT_RULES},
             runner="executorch",
+        ),
+        Numerics(
+            "executorch-cortex-m",
+            "executorch-cortex-m",
+            "ExecuTorch's Cortex-M operators and CMSIS-NN, by proxy: no Cortex-M runtime is executed",
+            VERSIONS,
+            dict(CORTEX_M_RULES),
+            runner="executorch-cortex-m",
         ),
     )
 }

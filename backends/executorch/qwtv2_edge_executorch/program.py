@@ -32,7 +32,7 @@ SCALAR_TYPES: dict[np.dtype, int] = {
     np.dtype(np.bool_): 11,
 }
 
-#: every planned buffer and constant starts at a multiple of this many bytes
+#: alignment of buffers and constants on processors with caches
 ALIGNMENT = 64
 #: XNNPACK kernels may read this far past the end of a buffer
 ARENA_TAIL = 128
@@ -68,6 +68,7 @@ class _View:
     dtype: np.dtype
     shape: tuple[int, ...]
     dim_order: tuple[int, ...]
+    offset: int = 0
 
 
 @dataclass
@@ -75,7 +76,14 @@ class ProgramBuilder:
     """Collects values and instructions; ``finish`` plans memory and gives the file's bytes.
 
     Methods that add a value return its index. Equal scalars and equal constants are stored once.
+
+    Attributes:
+        alignment: every planned buffer and constant starts at a multiple of this many bytes.
+        tail: bytes that kernels may read past the end of a buffer.
     """
+
+    alignment: int = ALIGNMENT
+    tail: int = ARENA_TAIL
 
     _values: list[tuple[str, dict[str, Any]] | _View] = field(default_factory=list)
     _known: dict[Any, int] = field(default_factory=dict)
@@ -117,7 +125,16 @@ class ProgramBuilder:
         view = self._tensor_view(value)
         dtype = view.dtype if dtype is None else np.dtype(dtype)
         assert prod(shape) * dtype.itemsize == prod(view.shape) * view.dtype.itemsize, (shape, view)
-        return self._view(view.storage, dtype, shape, dim_order)
+        return self._view(view.storage, dtype, shape, dim_order, view.offset)
+
+    def part(self, value: int, offset: int, shape: Sequence[int]) -> int:
+        """The bytes of ``value`` from ``offset`` on, as an array of ``shape``; constants have no parts."""
+        view = self._tensor_view(value)
+        assert not self._storages[view.storage].constant
+        return self._view(view.storage, view.dtype, shape, None, view.offset + offset)
+
+    def is_constant(self, value: int) -> bool:
+        return bool(self._storages[self._tensor_view(value).storage].constant)
 
     def shape(self, value: int) -> tuple[int, ...]:
         return self._tensor_view(value).shape
@@ -135,10 +152,10 @@ class ProgramBuilder:
         assert isinstance(view, _View)
         return view
 
-    def _view(self, storage: int, dtype: np.dtype, shape: Sequence[int], dim_order: Sequence[int] | None) -> int:
+    def _view(self, storage: int, dtype: np.dtype, shape: Sequence[int], dim_order: Sequence[int] | None, offset: int = 0) -> int:
         shape = tuple(int(d) for d in shape)
         order = tuple(range(len(shape))) if dim_order is None else tuple(dim_order)
-        view = _View(storage, np.dtype(dtype), shape, order)
+        view = _View(storage, np.dtype(dtype), shape, order, offset)
         return self._known_value(view, view)
 
     # ---- other values
@@ -219,12 +236,12 @@ class ProgramBuilder:
                     continue
                 if offset + storage.size <= other.offset:
                     break
-                offset = max(offset, aligned(other.offset + other.size, ALIGNMENT))
+                offset = max(offset, aligned(other.offset + other.size, self.alignment))
             storage.offset = offset
             at = next((i for i, p in enumerate(placed) if p.offset > offset), len(placed))
             placed.insert(at, storage)
             end = max(end, offset + storage.size)
-        return aligned(end + ARENA_TAIL, ALIGNMENT)
+        return aligned(end + self.tail, self.alignment)
 
     def finish(self, inputs: Sequence[int], outputs: Sequence[int], named: Mapping[str, bytes] | None = None) -> bytes:
         """The program's file. Inputs live from before the first instruction, outputs to after the last.
@@ -237,7 +254,7 @@ class ProgramBuilder:
         for value in outputs:
             self._touch(value, len(self._instructions))
         arena = self.plan()
-        constants, offsets = pack(self._constants, ALIGNMENT)
+        constants, offsets = pack(self._constants, self.alignment)
         segments = [constants, *(blob for _, blob in self._delegates)]
         entries = [{"key": key, "segment_index": len(segments) + i} for i, key in enumerate(named or {})]
         segments.extend((named or {}).values())
@@ -275,9 +292,6 @@ class ProgramBuilder:
             "data_buffer_idx": storage.constant,
         }
         if not storage.constant:
-            table["allocation_info"] = {
-                "memory_id": 1,
-                "memory_offset_low": storage.offset & 0xFFFFFFFF,
-                "memory_offset_high": storage.offset >> 32,
-            }
+            offset = storage.offset + view.offset
+            table["allocation_info"] = {"memory_id": 1, "memory_offset_low": offset & 0xFFFFFFFF, "memory_offset_high": offset >> 32}
         return ("Tensor", table)
