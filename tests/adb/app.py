@@ -1,6 +1,6 @@
 """Plays the demo app's benchmark activity: ``app.py JOB FOLDER`` runs a job in the ordinary worker and writes what the app would.
 
-``PHONE`` is the folder that plays the phone's storage, ``PLACE`` where the worker runs, ``APP`` how it should fail, as JSON:
+``PHONE`` is the folder that plays the phone's storage, ``PLACE`` where the worker runs; app-fails.json in that folder says how to fail:
 {"crash_after": chunks, "hang_after": chunks, "schema_version": n, "error": {code, message}, "error_after": chunks}. "at_once": runs
 of a chunk, for a slow network.
 """
@@ -30,7 +30,9 @@ class Failure(Exception):
 
 
 def main(job: str, folder: Path) -> None:
-    phone, faults = Path(os.environ["PHONE"]), json.loads(os.environ.get("APP", "{}"))
+    phone = Path(os.environ["PHONE"])
+    failing = phone / "app-fails.json"
+    faults = json.loads(failing.read_text()) if failing.exists() else {}
     out = phone / "sdcard/Android/data" / PACKAGE / "files/jobs" / job
     out.mkdir(parents=True)
     result = {

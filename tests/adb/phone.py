@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import signal
+import socket
 import struct
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from daemon import Daemon
+from daemon import Daemon, Faults
 
 HERE = Path(__file__).parent
 TEXTS = HERE / "pixel6"
@@ -56,40 +60,34 @@ def _playable(content: bytes) -> bytes:
     return b'#!/bin/sh\nexec "$PYTHON" "$STANDINS/tools.py" ' + name + b' "$@"\n' if found and content.startswith(b"\x7fELF") else content
 
 
-class Phone:
-    """A furnished folder and the daemon that shows it.
+def environment(root: Path, place: str) -> dict[str, str]:
+    """What the phone's daemon, and so every program on it, sees."""
+    return {
+        **os.environ,
+        "PATH": f"{TEXTS / 'bin'}:{os.environ['PATH']}",
+        "EXTERNAL_STORAGE": "/sdcard",
+        "PHONE": str(root),
+        "PLACE": place,
+        "TEXTS": str(TEXTS),
+        "STANDINS": str(HERE),
+        "PYTHON": sys.executable,
+    }
+
+
+class Storage:
+    """What lies and runs on a phone.
 
     Args:
-        root: an empty folder.
-        place: where artifacts run, see ``runners.device.open_place``.
+        root: an empty folder, which is furnished.
     """
 
-    def __init__(self, root: Path, place: str = "host") -> None:
+    def __init__(self, root: Path) -> None:
         self.root = root
         furnish(root)
-        self.environment = {
-            **os.environ,
-            "PATH": f"{TEXTS / 'bin'}:{os.environ['PATH']}",
-            "EXTERNAL_STORAGE": "/sdcard",
-            "PHONE": str(root),
-            "PLACE": place,
-            "TEXTS": str(TEXTS),
-            "STANDINS": str(HERE),
-            "PYTHON": sys.executable,
-        }
-        self.daemon = Daemon(root, self.environment, _playable)
-
-    @property
-    def serial(self) -> str:
-        return self.daemon.serial
-
-    @property
-    def faults(self):
-        return self.daemon.faults
 
     def app_fails(self, **how: Any) -> None:
         """See app.py."""
-        self.daemon.environment["APP"] = json.dumps(how)
+        (self.root / "app-fails.json").write_text(json.dumps(how))
 
     def left_behind(self) -> list[str]:
         """What is still on the phone, beside the app's own folders."""
@@ -101,5 +99,64 @@ class Phone:
         return pid.exists() and Path(f"/proc/{pid.read_text().strip()}").exists()
 
     def close(self) -> None:
+        """End the app, where the daemon was lost before it could."""
+        with suppress(FileNotFoundError, ProcessLookupError):
+            os.kill(int((self.root / "app.pid").read_text()), signal.SIGKILL)
+
+
+class Phone(Storage):
+    """A phone with the daemon of these tests.
+
+    Args:
+        root: an empty folder.
+        place: where artifacts run, see ``runners.device.open_place``.
+    """
+
+    def __init__(self, root: Path, place: str = "host") -> None:
+        super().__init__(root)
+        self.daemon = Daemon(root, environment(root, place), _playable)
+
+    @property
+    def serial(self) -> str:
+        return self.daemon.serial
+
+    @property
+    def faults(self) -> Faults:
+        return self.daemon.faults
+
+    def close(self) -> None:
         self.daemon.close()
-        shutil.rmtree(self.root, ignore_errors=True)
+        super().close()
+
+
+class RealPhone(Storage):
+    """A phone with Android's own daemon, in a mount namespace; see build_adbd.py."""
+
+    def __init__(self, root: Path, adbd: Path) -> None:
+        super().__init__(root)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        self.serial = f"127.0.0.1:{port}"
+        self._process = subprocess.Popen(
+            ["unshare", "--mount", "--map-root-user", HERE / "phone_root.sh", root, adbd],
+            env={**environment(root, "host"), "ADBD_PORT": str(port)},
+            stdout=(root / "adbd.log").open("wb"),
+            stderr=subprocess.STDOUT,
+            process_group=0,
+        )
+
+    def wait(self) -> None:
+        """Until the daemon takes connections. Raises RuntimeError: it ended."""
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", int(self.serial.rpartition(":")[2]))) == 0:
+                    return
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise RuntimeError((self.root / "adbd.log").read_text())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        super().close()
