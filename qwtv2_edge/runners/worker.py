@@ -257,20 +257,50 @@ class ExecuTorch:
         ExecuTorch.kept.append(self)
 
 
-class GeneratedC:
-    """The file of the target "c", compiled into a shared library. Its first line tells what its functions are called.
+class CFile:
+    """What the file of the target "c" tells of itself on its first line, and codes for the arrays of its caller.
 
     The file takes and gives codes; reals become codes here as TFLite Micro's QUANTIZE makes them, ties away from zero.
+
+    Attributes:
+        facts: the line. inputs, outputs: as the caller sees them. taken, given: as the file does, with the function of each.
     """
 
     MARK = b"/* qwtv2_edge "
-    FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
 
-    def __init__(self, kind, data, threads):
+    def __init__(self, data):
         line = data.partition(b"\n")[0]
         if not line.startswith(self.MARK):
             raise ValueError("this C file does not begin with the line that tells how it is called")
-        facts = json.loads(line.removeprefix(self.MARK).rpartition(b" */")[0])
+        self.facts = json.loads(line.removeprefix(self.MARK).rpartition(b" */")[0])
+        self.taken, self.given = self.facts["inputs"], self.facts["outputs"]
+        self.inputs, self.outputs = (
+            [self._port(d, i, codes) for i, d in enumerate(self.facts[f"graph_{end}"])]
+            for end, codes in (("inputs", self.taken), ("outputs", self.given))
+        )
+
+    @staticmethod
+    def _port(d, i, codes):
+        code = next((c for c in codes if c["port"] == i), {})
+        return {**d, "scale": code.get("scale", 0.0), "zero_point": code.get("zero_point", 0)}
+
+    def codes(self, arrays):
+        """What the file takes, of what its caller gives."""
+        return [arrays[d["port"]] if arrays[d["port"]].dtype == d["dtype"] else codes_of(arrays[d["port"]], d) for d in self.taken]
+
+    def results(self, codes):
+        """What its caller gets, of what the file gives; arrays of their own."""
+        ports = [(self.outputs[d["port"]], d, a) for d, a in zip(self.given, codes, strict=True)]
+        return [a.copy() if a.dtype == out["dtype"] else reals_of(a, d) for out, d, a in ports]
+
+
+class GeneratedC(CFile):
+    """The file of the target "c", compiled into a shared library."""
+
+    FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
+
+    def __init__(self, kind, data, threads):
+        super().__init__(data)
         self.start = time.perf_counter_ns()
         with tempfile.TemporaryDirectory() as folder:
             source, library = os.path.join(folder, "model.c"), os.path.join(folder, "model.so")
@@ -281,18 +311,9 @@ class GeneratedC:
                 raise RuntimeError(f"the C compiler refuses the file: {done.stderr[-2000:]}")
             self.library = ctypes.CDLL(library)  # stays loaded when the folder goes
         self.load_ns = time.perf_counter_ns() - self.start
-        self.call = self.library[f"{facts['symbol']}_run"]
+        self.call = self.library[f"{self.facts['symbol']}_run"]
         self.call.restype, self.call.argtypes = None, []
-        self.arena = facts["arena_bytes"]
-        self.inputs, self.outputs = (
-            [self._port(facts, end, i) for i in range(len(facts[f"graph_{end}"]))] for end in ("inputs", "outputs")
-        )
-        self.taken, self.given = ([(d, self._array(d)) for d in facts[end]] for end in ("inputs", "outputs"))
-
-    @staticmethod
-    def _port(facts, end, i):
-        code = next((d for d in facts[end] if d["port"] == i), {})
-        return {**facts[f"graph_{end}"][i], "scale": code.get("scale", 0.0), "zero_point": code.get("zero_point", 0)}
+        self.memory, self.outcome = ([self._array(d) for d in ports] for ports in (self.taken, self.given))
 
     def _array(self, d):
         """The memory of one input or output, as an array."""
@@ -306,16 +327,15 @@ class GeneratedC:
         raise NoOpTimes("generated C has no clock on its calls")
 
     def set(self, arrays):
-        self.feed = [arrays[d["port"]] if arrays[d["port"]].dtype == d["dtype"] else codes_of(arrays[d["port"]], d) for d, _ in self.taken]
+        self.feed = self.codes(arrays)
 
     def invoke(self):
-        for (_, memory), codes in zip(self.taken, self.feed, strict=True):
+        for memory, codes in zip(self.memory, self.feed, strict=True):
             memory[...] = codes  # a run overwrites its inputs
         self.call()
 
     def get(self):
-        ports = [(self.outputs[d["port"]], d, memory) for d, memory in self.given]
-        return [m.copy() if m.dtype == out["dtype"] else reals_of(m, d) for out, d, m in ports]
+        return self.results(self.outcome)
 
 
 def codes_of(reals, d):
