@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -719,6 +719,37 @@ def doctor_command(ui: Ui) -> int:
             console.print("nothing is missing")
 
     ui.result({"findings": [asdict(f) for f in found], "missing": [f.name for f in found if f.state == "missing"]}, show)
+    return EXIT_OK
+
+
+@command("prepare")
+def prepare_command(
+    ui: Ui,
+    what: Annotated[Literal["arm"], typer.Argument(help="arm: emulated ARM cores, for --device qemu:CPU.", show_default=False)],
+    runtimes: Annotated[
+        list[str] | None, typer.Option("--runtimes", help="Only this runtime; repeat for more.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Get everything once more.")] = False,
+) -> int:
+    """Download an aarch64 Python, an emulator and the runtimes' aarch64 wheels into a cache folder, and try them out."""
+    from qwtv2_edge.runners import arm
+
+    with ui.progress() as progress:
+        folder = arm.prepare(progress, runtimes or arm.RUNTIMES, force)
+    python = arm.python_version(arm.find())
+    here = {n: {"wheels": arm.RUNTIMES[n].wheels, "devices": [f"qemu:{c}" for c in arm.RUNTIMES[n].cores]} for n in arm.prepared()}
+    document = {"folder": str(folder), "python": python, "proved_python": arm.PROVED_PYTHON, "runtimes": here}
+
+    def show(console: Console) -> None:
+        table = _table("runtime", "wheels", "devices")
+        for name, r in here.items():
+            table.add_row(name, ", ".join(r["wheels"]), ", ".join(r["devices"]))
+        console.print(table)
+        console.print(f"in {folder}, with Python {python}", soft_wrap=True)
+        if python != arm.PROVED_PYTHON:
+            console.print(f"what is published was computed with Python {arm.PROVED_PYTHON}, that of Debian 12", soft_wrap=True)
+
+    ui.result(document, show)
     return EXIT_OK
 
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from qwtv2_edge.backends import all_numerics
+from qwtv2_edge.errors import MissingToolError
 from qwtv2_edge.evaluation import Progress, silent
+from qwtv2_edge.runners.arm import RUNTIMES, prepared
 from qwtv2_edge.runners.host import HOST, available
 
 #: distribution -> (extra that brings it, what it is for)
@@ -33,8 +35,8 @@ class Finding:
     """One line of the doctor's table.
 
     Attributes:
-        name: package or numerics.
-        kind: "python", "package" or "numerics".
+        name: package, numerics or device.
+        kind: "python", "package", "numerics" or "device".
         state: "ok", "other version" (works, but was not proved on it), "simulated" (needs another machine) or "missing".
         found, proved: versions, "" where there is none.
         use: what it is for.
@@ -70,7 +72,7 @@ def examine(progress: Progress = silent) -> list[Finding]:
         else:
             out.append(Finding(name, "numerics", "missing", "", wanted, numerics.runtime, found))
     progress("start each runtime", len(table), len(table))
-    return out
+    return [*out, _emulated()]
 
 
 def _python() -> Finding:
@@ -86,6 +88,17 @@ def _package(dist: str, extra: str, use: str, proved: str) -> Finding:
         fix = f"pip install 'qwtv2-edge[{extra}]'  (or `make setup` in a checkout)" if extra else "pip install qwtv2-edge"
         return Finding(dist, "package", "missing", "", proved, use, fix)
     return Finding(dist, "package", "ok" if _same(found, proved) else "other version", found, proved, use)
+
+
+def _emulated() -> Finding:
+    use = "the aarch64 numerics, on emulated cores"
+    try:
+        found = prepared()
+    except MissingToolError as error:
+        return Finding("qemu", "device", "missing", "", "", use, error.fix)
+    left = [name for name in RUNTIMES if name not in found]
+    fix = f"qwtv2-edge prepare arm, for {', '.join(left)} too" if left else ""
+    return Finding("qemu", "device", "ok" if found else "missing", ", ".join(found), "", use, fix)
 
 
 def _same(found: str, proved: str) -> bool:
