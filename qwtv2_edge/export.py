@@ -33,6 +33,7 @@ from qwtv2_edge.data import Dataset, open_data
 from qwtv2_edge.errors import UsageError
 from qwtv2_edge.evaluation import Evaluation, Progress, evaluate, silent, tables_here
 from qwtv2_edge.files import make_folder, write_atomic
+from qwtv2_edge.firmware import GOLDEN_VECTORS, complete
 from qwtv2_edge.inspection import describe
 from qwtv2_edge.ir import serde
 from qwtv2_edge.ir.graph import Graph
@@ -141,7 +142,8 @@ def _work(request: Request, progress: Progress) -> tuple[Export, dict[str, bytes
         artifacts: dict[str, Artifact] = {}
         for i, target in enumerate(request.targets):
             progress("emit", i, len(request.targets))
-            artifacts[target] = backend_for(target).emit(integer, target, EmitOptions({"manifest_sha256": manifest_hash}))
+            artifact = backend_for(target).emit(integer, target, EmitOptions({"manifest_sha256": manifest_hash}))
+            artifacts[target] = complete(artifact, integer, next((evaluation or calibration).batches(GOLDEN_VECTORS)))
         progress("emit", len(request.targets), len(request.targets))
     tables = tables_here(request.targets)
     numerics = [n for n, table in tables.items() if not table.refusals(integer)]
