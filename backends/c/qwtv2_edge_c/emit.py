@@ -73,6 +73,7 @@ def emit(graph: Graph, options: EmitOptions) -> Artifact:
         "graph_hash": digest,
         "manifest": dict(options.manifest),
         "arena_bytes": plans[0].bytes,
+        "nodes": u.traced,
         "graph_inputs": [_outside(graph, t) for t in graph.inputs],
         "graph_outputs": [_outside(graph, t) for t in graph.outputs],
         "inputs": [_facts(graph, p) for p in inputs],
@@ -96,16 +97,17 @@ def _nodes(graph: Graph) -> tuple[Unit, tuple[Problem, ...]]:
             continue
         found = list(_limits(graph, node))
         if not found:
-            u.calls += ["", f"/* {comment(f'{node.op} {node.name}')}{_source(node)} */"]
+            u.calls += ["", f"/* {comment(f'{node.op} {node.name}')}{_source(node)} */", f"QWTV2_TRACE({len(u.traced)});"]
+            u.traced.append(node.name)
             try:
                 with locate(node):
                     RULES[_key(graph, node)].emit(u, node)
             except QwtEdgeError as error:
                 found.append(("range", error.message, error.fix))
         problems += [Problem(code, node.name, str(node.location), message, fix) for code, message, fix in found]
-    produced = {t for n in graph.nodes for t in n.outputs}
-    for name in graph.outputs:
-        if name not in produced:
+    made = {t for n in graph.nodes if not _at_boundary(graph, n) for t in n.outputs}
+    for name, port in zip(graph.outputs, _outputs(graph), strict=True):
+        if port.tensor not in made:
             problems.append(Problem("output", name, "", "an output that no operator produces", "drop it, the caller has it already"))
     return u, tuple(problems)
 
@@ -145,21 +147,20 @@ def _limits(graph: Graph, node: Node) -> Iterator[Limit]:
 
 
 def _inputs(graph: Graph) -> list[Port]:
-    """One per tensor of codes that comes in: graph inputs, or what quantize nodes make of them."""
-    out = []
-    for i, t in enumerate(graph.inputs):
-        if graph.tensors[t].dtype != "float32":
-            out.append((i, t))
-        out += [(i, n.outputs[0]) for n in graph.nodes if n.op == "quantize" and n.inputs[0] == t]
-    return [Port(i, t, f"{symbol(graph)}_input_{k}") for k, (i, t) in enumerate(out)]
+    """One per tensor of codes that comes in and is read: graph inputs, or what quantize nodes make of them."""
+    read = {t for n in graph.nodes if not _at_boundary(graph, n) for t in n.inputs}
+    codes = [(i, t) for i, t in enumerate(graph.inputs)]
+    codes += [(graph.inputs.index(n.inputs[0]), n.outputs[0]) for n in graph.nodes if n.op == "quantize" and _at_boundary(graph, n)]
+    return [Port(i, t, f"{symbol(graph)}_input_{k}") for k, (i, t) in enumerate(sorted(c for c in codes if c[1] in read))]
 
 
 def _outputs(graph: Graph) -> list[Port]:
     made_by = graph.producers()
     out = []
     for i, t in enumerate(graph.outputs):
-        node = made_by[t]
-        out.append(Port(i, node.inputs[0] if _at_boundary(graph, node) and node.op == "dequantize" else t, f"{symbol(graph)}_output_{i}"))
+        node = made_by.get(t)
+        codes = node.inputs[0] if node is not None and node.op == "dequantize" else t
+        out.append(Port(i, codes, f"{symbol(graph)}_output_{i}"))
     return out
 
 
@@ -183,8 +184,15 @@ TOP = """\
    Integer arithmetic in C99: no allocation, no floating point, nothing of the C library but memcpy.
    Write the input's codes to {symbol}_input_0(), call {symbol}_run(), read the output's codes from {symbol}_output_0(); the
    inputs are overwritten. QWTV2_APART places every activation apart from all others that live beside it, for debugging;
-   QWTV2_ARENA may hold an attribute that puts the arena into a memory section. */
+   QWTV2_ARENA may hold an attribute that puts the arena into a memory section. QWTV2_TRACE(n) may be defined as a statement to
+   run before node n. */
 """
+
+
+TRACE = """\
+#ifndef QWTV2_TRACE
+#define QWTV2_TRACE(node) ((void)0)
+#endif"""
 
 
 def _body(u: Unit, plans: Sequence[Plan], facts: Mapping[str, Any], ports: Sequence[Port]) -> str:
@@ -201,6 +209,7 @@ def _body(u: Unit, plans: Sequence[Plan], facts: Mapping[str, Any], ports: Seque
         "/* ---- memory: where each activation lies, in bytes ---- */",
         _arena(u, plans),
         "/* ---- the network ---- */",
+        TRACE,
         *(_address(u, p) for p in ports),
         f"void {facts['symbol']}_run(void);",
         f"void {facts['symbol']}_run(void)\n{{{_indented(u.calls)}\n}}",

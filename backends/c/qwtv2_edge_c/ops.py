@@ -58,6 +58,7 @@ class Unit:
         definitions: constants, in order.
         calls: lines of the run function.
         ops, nodes: kernels called, and the graph node of each.
+        traced: nodes in the order of the run function; each has its number there.
         scratch: node -> bytes.
     """
 
@@ -68,6 +69,7 @@ class Unit:
     calls: list[str] = field(default_factory=list)
     ops: list[str] = field(default_factory=list)
     nodes: list[str] = field(default_factory=list)
+    traced: list[str] = field(default_factory=list)
     scratch: dict[str, int] = field(default_factory=dict)
     _taken: set[str] = field(default_factory=lambda: set(kernel_words()))
     _arrays: dict[tuple[str, bytes], str] = field(default_factory=dict)

@@ -19,8 +19,11 @@ SYSTEM_INCLUDE = re.compile(r"#include (<\w+\.h>)\n")
 WORD = re.compile(r"[A-Za-z_]\w*")
 
 RESERVED = frozenset(
-    "auto bool break case char const continue default do double else enum extern float for goto if inline int long main register "
-    "restrict return short signed sizeof static struct switch typedef union unsigned void volatile while asm true false".split()
+    {
+        *("asm", "auto", "bool", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern"),
+        *("false", "float", "for", "goto", "if", "inline", "int", "long", "main", "register", "restrict", "return", "short", "signed"),
+        *("sizeof", "static", "struct", "switch", "true", "typedef", "union", "unsigned", "void", "volatile", "while"),
+    }
 )
 
 
@@ -72,15 +75,17 @@ def kernel_words() -> frozenset[str]:
 
 
 def array(ctype: str, name: str, values: np.ndarray) -> str:
-    """Definition of a constant array."""
+    """Definition of a constant array: of numbers, or of structs where each takes a row of ``values``."""
+    structs = ctype.startswith("struct ")
+    texts = map(initialiser, values.tolist() if structs else values.ravel().tolist())
     lines, line = [], "   "
-    for text in map(str, values.ravel().tolist()):
+    for text in texts:
         if len(line) + len(text) + 2 > WIDTH:
             lines.append(line)
             line = "   "
         line += f" {text},"
     body = "\n".join([*lines, line])
-    return f"static const {ctype} {name}[{values.size}] = {{\n{body}\n}};"
+    return f"static const {ctype} {name}[{len(values) if structs else values.size}] = {{\n{body}\n}};"
 
 
 def initialiser(value: Any) -> str:
