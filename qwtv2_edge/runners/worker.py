@@ -297,6 +297,9 @@ class CFile:
 class GeneratedC(CFile):
     """The file of the target "c", compiled into a shared library."""
 
+    #: the memory of an input that has been read serves later tensors
+    spends_inputs = True
+
     FLAGS = ("-std=c99", "-O3", "-fPIC", "-shared")
 
     def __init__(self, kind, data, threads):
@@ -311,8 +314,8 @@ class GeneratedC(CFile):
                 raise RuntimeError(f"the C compiler refuses the file: {done.stderr[-2000:]}")
             self.library = ctypes.CDLL(library)  # stays loaded when the folder goes
         self.load_ns = time.perf_counter_ns() - self.start
-        self.call = self.library[f"{self.facts['symbol']}_run"]
-        self.call.restype, self.call.argtypes = None, []
+        self.invoke = self.library[f"{self.facts['symbol']}_run"]
+        self.invoke.restype, self.invoke.argtypes = None, []
         self.memory, self.outcome = ([self._array(d) for d in ports] for ports in (self.taken, self.given))
 
     def _array(self, d):
@@ -327,12 +330,8 @@ class GeneratedC(CFile):
         raise NoOpTimes("generated C has no clock on its calls")
 
     def set(self, arrays):
-        self.feed = self.codes(arrays)
-
-    def invoke(self):
-        for memory, codes in zip(self.memory, self.feed, strict=True):
-            memory[...] = codes  # a run overwrites its inputs
-        self.call()
+        for memory, codes in zip(self.memory, self.codes(arrays), strict=True):
+            memory[...] = codes
 
     def get(self):
         return self.results(self.outcome)
@@ -610,6 +609,11 @@ def run(runtime, arrays):
         parts.append([np.array(o) for o in runtime.get()])
     if not parts:
         raise ValueError("no samples")
+    return joined(parts)
+
+
+def joined(parts):
+    """The outputs of several invocations, samples along axis 0."""
     return [np.concatenate(o) if o[0].ndim else np.stack(o) for o in zip(*parts, strict=True)]
 
 
