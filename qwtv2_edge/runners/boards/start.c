@@ -56,10 +56,9 @@ void reset(void)
 struct report {
     uint32_t exception; /* its number */
     uint32_t status;    /* CFSR */
-    uint32_t hard;      /* HFSR */
-    uint32_t memory;    /* MMFAR */
+    uint32_t data;      /* MMFAR */
     uint32_t bus;       /* BFAR */
-    uint32_t pc;        /* of the instruction that faulted; 0 where the stack can't be read */
+    uint32_t pc;        /* of the instruction that faulted; 0 where the registers were not saved */
 };
 
 /* frame: the registers that the processor saved: r0-r3, r12, lr, pc, xpsr */
@@ -69,8 +68,7 @@ __attribute__((used)) static void tell(const uint32_t *frame)
     const struct report report = {
         .exception = REGISTER(0xe000ed04) & 0x1ff,
         .status = REGISTER(0xe000ed28),
-        .hard = REGISTER(0xe000ed2c),
-        .memory = REGISTER(0xe000ed34),
+        .data = REGISTER(0xe000ed34),
         .bus = REGISTER(0xe000ed38),
         .pc = readable ? frame[6] : 0,
     };
