@@ -33,7 +33,7 @@ def arena_bytes(graph: Graph) -> int:
 
     Nothing shares memory with what lives beside it; kernels' scratch buffers and an interpreter's own records come on top.
     """
-    return plan_graph(graph, share=False).bytes
+    return plan_graph(graph, share=False, keep_inputs=True).bytes
 
 
 def describe(graph: Graph) -> dict[str, Any]:

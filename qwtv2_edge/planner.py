@@ -86,6 +86,7 @@ def plan_graph(
     *,
     alignment: int = ALIGNMENT,
     share: bool = True,
+    keep_inputs: bool = False,
     scratch: Mapping[str, int] | None = None,
     skip: Collection[str] = (),
 ) -> Plan:
@@ -94,14 +95,14 @@ def plan_graph(
     Args:
         graph: any graph; constants take no part.
         alignment: of offsets and of the arena's size, bytes.
-        share: let views (:func:`is_view`) take no memory, outputs run over dying inputs as the module's text says, and inputs of the graph
-            be overwritten once they were read for the last time. Without it every tensor has a place of its own while it
-            lives, and inputs live to the end.
+        share: let views (:func:`is_view`) take no memory, and outputs run over dying inputs as the module's text says. Without it
+            every tensor has a place of its own while it lives.
+        keep_inputs: inputs of the graph live to the end; else their memory is free once they were read for the last time.
         scratch: node name -> bytes it needs while it runs.
         skip: nodes at the boundary that are not run: what they make counts as an input, what they read lives to the end.
     """
     root = _aliases(graph, skip) if share else {}
-    buffers, index = _buffers(graph, root, alignment, share, skip)
+    buffers, index = _buffers(graph, root, alignment, keep_inputs, skip)
     scratch_index = {}
     for i, node in enumerate(graph.nodes):
         if scratch and scratch.get(node.name):
@@ -180,7 +181,7 @@ def _aliases(graph: Graph, skip: Collection[str]) -> dict[str, str]:
 
 
 def _buffers(
-    graph: Graph, root: Mapping[str, str], alignment: int, share: bool, skip: Collection[str]
+    graph: Graph, root: Mapping[str, str], alignment: int, keep_inputs: bool, skip: Collection[str]
 ) -> tuple[list[_Buffer], dict[str, int]]:
     """The buffers, and which of them each tensor takes."""
     end = len(graph.nodes)
@@ -197,7 +198,7 @@ def _buffers(
     for i, n in run:
         for t in n.inputs:
             if t not in graph.constants:
-                touch(t, i if t in made_here else -1, end if t in graph.inputs and not share else i)
+                touch(t, i if t in made_here else -1, end if t in graph.inputs and keep_inputs else i)
         for t in n.outputs:
             touch(t, i, i)
     kept = {*graph.outputs, *(t for n in graph.nodes if n.name in skip for t in n.inputs)}

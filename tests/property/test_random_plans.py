@@ -145,6 +145,6 @@ def test_plans_are_legal_and_no_larger_than_they_need_to_be(graph, alignment, sh
     assert all(o % alignment == 0 for o in (*plan.offsets.values(), *plan.scratch.values(), plan.bytes))
     assert plan.live[plan.peak] == plan.bound <= plan.bytes
     execute(graph, plan, scratch, aliased=share)
-    if share and not scratch:
+    if not scratch:
         assert plan.bytes <= greedy(graph, alignment)
     assert plan == plan_graph(graph, alignment=alignment, share=share, scratch=scratch)
