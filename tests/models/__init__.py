@@ -20,6 +20,8 @@ def calibration_of(name: str, samples: int) -> np.ndarray | tuple[np.ndarray, ..
     """Calibration inputs, a tuple where there are several: trained networks' own data in seeded order, drawn inputs for the others."""
     if name in transformers.BUILDERS:
         return transformers.calibration_of(name, samples)
+    if name in zoo.SMALL:
+        return np.asarray(zoo.smooth_images(samples, zoo.SMALL[name][1]), np.float32)
     if name in zoo.BUILDERS:
         return np.asarray(zoo.smooth_images(samples), np.float32)
     if name == "autoencoder":

@@ -93,13 +93,13 @@ def _round8(x: float) -> int:
     return n + 8 if n < 0.9 * x else n
 
 
-def mobilenet_v2(classes: int = 1000) -> nn.Module:
-    layers: list[nn.Module] = [ConvBN(3, 32, 3, 2, act=nn.ReLU6)]
-    channels = 32
+def mobilenet_v2(classes: int = 1000, width: float = 1.0) -> nn.Module:
+    channels = _round8(32 * width)
+    layers: list[nn.Module] = [ConvBN(3, channels, 3, 2, act=nn.ReLU6)]
     for t, c, n, s in ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)):
         for k in range(n):
-            layers.append(InvertedResidual(channels, c, channels * t, 3, s if k == 0 else 1, nn.ReLU6))
-            channels = c
+            layers.append(InvertedResidual(channels, _round8(c * width), channels * t, 3, s if k == 0 else 1, nn.ReLU6))
+            channels = _round8(c * width)
     layers.append(ConvBN(channels, 1280, 1, act=nn.ReLU6))
     return Classifier(nn.Sequential(*layers), nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, classes)))
 
@@ -274,12 +274,15 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
 
 INPUT_SHAPE = (1, 3, SIZE, SIZE)
 
+#: for microcontrollers: builder and size of the image
+SMALL: dict[str, tuple[Callable[[], nn.Module], int]] = {"mobilenet_v2_035": (lambda: mobilenet_v2(2, 0.35), 96)}
+
 
 def build(name: str, seed: int = 0) -> nn.Module:
-    """The network ``name`` (a key of BUILDERS) in eval mode; the same seed gives the same weights."""
+    """The network ``name`` (a key of BUILDERS or SMALL) in eval mode; the same seed gives the same weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = BUILDERS[name]()
+        net = SMALL[name][0]() if name in SMALL else BUILDERS[name]()
         for m in net.modules():
             if isinstance(m, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(m.weight, nonlinearity="relu")
