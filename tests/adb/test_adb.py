@@ -138,7 +138,7 @@ def test_no_phone(adb_server):
 
 
 def test_several_phones_and_a_wrong_serial(new_phone):
-    one, two = new_phone(), new_phone()
+    one, two = sorted((new_phone(), new_phone()), key=lambda phone: phone.serial)  # as the client lists them
     with pytest.raises(UsageError) as caught:
         AdbDevice()
     assert caught.value.message == f"2 phones are connected: {one.serial} (Pixel 6), {two.serial} (Pixel 6)"
