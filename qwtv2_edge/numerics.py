@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from qwtv2_edge.ir.graph import Graph, Node
 
 
+#: family of processors that have no operating system
+MICROCONTROLLERS = "cortex-m"
+
 #: graph metadata: the recipe's float_ops where it is not "auto"
 FLOAT_OPS = "float_ops"
 
@@ -43,6 +46,7 @@ class Numerics:
         promise: "exact", or "bound" when even exact ops are only measured.
         runner: key of the runner that executes it, see ``runners/host.py``.
         family: the processor family it holds on ("x86_64", "aarch64"), "" for every one.
+        bare: whether it needs no operating system, so that microcontrollers (family MICROCONTROLLERS) run it too.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Numerics:
     promise: str = "exact"
     runner: str = ""
     family: str = ""
+    bare: bool = False
 
     def rule(self, op: str) -> str:
         """The named rule for ``op``; "" for ops that have a single meaning everywhere (data movement)."""
@@ -68,7 +73,7 @@ class Numerics:
 
     def runs_on(self, family: str) -> bool:
         """Whether processors of ``family`` can execute it."""
-        return bool(self.runner) and self.family in ("", family)
+        return bool(self.runner) and self.family in ("", family) and (self.bare or family != MICROCONTROLLERS)
 
     def on(self, target: str) -> Numerics:
         """This table for artifacts of ``target``, one that it runs."""

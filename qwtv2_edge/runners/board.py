@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from qwtv2_edge.errors import MissingToolError, RunError, UsageError
+from qwtv2_edge.numerics import MICROCONTROLLERS
 from qwtv2_edge.runners import worker
 from qwtv2_edge.runners.arm_none_eabi import CORES, OPTIMIZE, PACKAGES, Sizes, compile_object, run_tool
 from qwtv2_edge.runners.counting import plugin
@@ -68,7 +69,7 @@ class Board:
 
     @property
     def family(self) -> str:
-        return "cortex-m"
+        return MICROCONTROLLERS
 
     @property
     def code(self) -> Memory:

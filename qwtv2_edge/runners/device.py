@@ -10,6 +10,7 @@ import numpy as np
 
 from qwtv2_edge.errors import UsageError
 from qwtv2_edge.runners.base import Device, Job, Keep, Place
+from qwtv2_edge.runners.board import Board, BoardSession, open_board
 from qwtv2_edge.runners.host import HOST, Session, Timing, first_sample
 from qwtv2_edge.runners.state import SCRIPT
 
@@ -19,14 +20,15 @@ FORMS = {
     "adb[:SERIAL]": "an Android phone, by the demo app or a runtime's own command-line tool",
     "ssh:[USER@]HOST": "an ARM Linux board, by the Python and the wheels there",
     "qemu:CPU": "an emulated ARM core: cortex-a53, cortex-a76 or max",
+    "board:CORE": "an emulated board, for generated C: cortex-m4, cortex-m7, cortex-m33 or cortex-m55",
 }
 
 #: seconds of one chunk of a series; what is measured is kept after each
 CHUNK_S = 0.5
 
 
-def open_place(spec: str) -> Place:
-    """The place called ``spec``: "host", "qemu:CPU" or "ssh:[USER@]HOST".
+def open_place(spec: str) -> Place | Board:
+    """The place called ``spec``: "host", "qemu:CPU", "board:CORE" or "ssh:[USER@]HOST".
 
     Raises: UsageError: another form, or a phone, which can't run Python; MissingToolError: no emulator, no ssh.
     """
@@ -41,9 +43,16 @@ def open_place(spec: str) -> Place:
         from qwtv2_edge.runners.ssh import SshPlace
 
         return SshPlace(rest)
+    if kind == "board" and rest:
+        return open_board(rest)
     if kind == "adb":
         raise UsageError("a phone is reached through the demo app, which only profiles", fix="qwtv2-edge profile --device adb")
     raise UsageError(f"unknown device '{spec}'", fix=f"one of: {', '.join(FORMS)}")
+
+
+def open_session(runner: str, data: bytes, place: Place | Board) -> Session | BoardSession:
+    """An artifact, loaded where it is to run. Raises: as the two sessions."""
+    return BoardSession(place, data) if isinstance(place, Board) else Session(runner, data, place=place)
 
 
 def open_device(spec: str, tool: Path | None = None) -> Device:
@@ -60,7 +69,10 @@ def open_device(spec: str, tool: Path | None = None) -> Device:
         return AdbDevice(rest or None, tool=tool)
     if tool is not None:
         raise UsageError(f"a command-line tool runs on phones, not on '{spec}'", fix="leave the tool out, or give --device adb")
-    return PlaceDevice(open_place(spec))
+    place = open_place(spec)
+    if isinstance(place, Board):
+        raise UsageError("a board is verified, it has no time to profile", fix="qwtv2-edge fit FILE --runtime c counts its instructions")
+    return PlaceDevice(place)
 
 
 class PlaceDevice:

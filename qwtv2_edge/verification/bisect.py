@@ -16,6 +16,7 @@ from qwtv2_edge import backends
 from qwtv2_edge.errors import EmitError, RunError
 from qwtv2_edge.ir.graph import Graph, truncate
 from qwtv2_edge.numerics import Numerics, rule_key
+from qwtv2_edge.runners.board import BoardSession
 from qwtv2_edge.runners.host import Session
 from qwtv2_edge.simulator.run import run_once, step
 from qwtv2_edge.verification.compare import Difference, compare_all
@@ -35,7 +36,7 @@ def find_culprit(
     graph: Graph,
     numerics: Numerics,
     feed: Sequence[np.ndarray],
-    session: Session,
+    session: Session | BoardSession,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Culprit:
     """The first node that ``numerics``' runtime computes differently on ``feed``.
@@ -93,7 +94,7 @@ def find_culprit(
     return Culprit(node.name, node.op, str(node.location), difference, note)
 
 
-def explained_by_bounds(graph: Graph, numerics: Numerics, feed: Sequence[np.ndarray], session: Session) -> bool:
+def explained_by_bounds(graph: Graph, numerics: Numerics, feed: Sequence[np.ndarray], session: Session | BoardSession) -> bool:
     """Whether the nodes with a declared bound, and no others, make the runtime differ on ``feed``.
 
     The runtime's own values of those nodes are laid bare and taken over into the simulation, each after it was seen to

@@ -14,7 +14,9 @@ from qwtv2_edge.errors import MissingToolError, RunError, RuntimeLimitError, Usa
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.numerics import Numerics, rule_key
 from qwtv2_edge.runners.base import Place
-from qwtv2_edge.runners.host import HOST, Session
+from qwtv2_edge.runners.board import Board
+from qwtv2_edge.runners.device import open_session
+from qwtv2_edge.runners.host import HOST
 from qwtv2_edge.simulator.run import batch_size, run
 from qwtv2_edge.verification.bisect import explained_by_bounds, find_culprit
 from qwtv2_edge.verification.compare import Difference, compare_all
@@ -34,7 +36,7 @@ def verify(
     numerics: Iterable[str] | None = None,
     samples: int | None = None,
     progress: Progress | None = None,
-    place: Place = HOST,
+    place: Place | Board = HOST,
 ) -> VerifyReport:
     """Run ``artifact`` in its real runtimes and compare every byte of every output with the simulator.
 
@@ -74,7 +76,7 @@ def golden_vectors(graph: Graph, inputs: Sequence[np.ndarray], numerics: Iterabl
     return out
 
 
-def _chosen(target: str, names: Iterable[str] | None, place: Place) -> list[Numerics]:
+def _chosen(target: str, names: Iterable[str] | None, place: Place | Board) -> list[Numerics]:
     if names is None:
         tables = list(tables_on(target, place.family))
         if not tables:
@@ -98,7 +100,7 @@ def _verify_one(
     samples: int | None,
     table: Numerics,
     progress: Progress | None,
-    place: Place,
+    place: Place | Board,
 ) -> NumericsResult:
     common: dict[str, Any] = {
         "numerics": table.name,
@@ -112,7 +114,7 @@ def _verify_one(
         return NumericsResult(**common, status="refused", error=f"{node.op} '{node.name}': {reason}")
     tally = _Tally(graph)
     try:
-        with Session(table.runner, artifact.data, place=place) as session:
+        with open_session(table.runner, artifact.data, place) as session:
             common["versions"] = session.versions
             for origins, arrays in _batches(graph, data, samples):
                 tally.add(origins, arrays, run(graph, arrays, table), session.run(arrays))

@@ -8,4 +8,6 @@ from qwtv2_edge_tflite.numerics import MICRO
 #: packed 4-bit weights are unpacked when C is emitted, and then like any others
 RULES = {**MICRO, packed_key("fully_connected"): MICRO["fully_connected"]}
 
-NUMERICS: dict[str, Numerics] = {"c": Numerics("c", "c", "generated C, compiled for this machine", {"C": "C99"}, RULES, runner="c")}
+NUMERICS: dict[str, Numerics] = {
+    "c": Numerics("c", "c", "generated C, compiled for this machine", {"C": "C99"}, RULES, runner="c", bare=True)
+}
