@@ -1,33 +1,61 @@
-"""Generated C equals the simulator, on every byte, for every single-op case."""
+"""Generated C against the simulator and TFLite Micro itself, on every byte; no undefined behaviour, no warnings."""
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from functools import cache
+
 import numpy as np
 import pytest
-from cases import CASES, feeds
+from cases import CASES, Case, feeds
 from cases.merge import merge
+from compiled import CORES, SANITIZERS, WARNINGS, compiled, execute
+from models import build_net, calibration_of, tiny_mlperf
 
-from qwtv2_edge.backends import emit, get_numerics
+import qwtv2_edge as qe
+from qwtv2_edge.backends import Artifact, emit, get_numerics
 from qwtv2_edge.runners.host import Session, available
 from qwtv2_edge.simulator.run import run
+from qwtv2_edge_c.emit import build
 
 pytestmark = pytest.mark.runtime
 
-SAMPLES = 24
+NETS = (*tiny_mlperf.BUILDERS, "mobilenet_v2_035", "kwt1")
 
 
-@pytest.mark.parametrize("family", CASES)
-def test_every_case_is_exact(family, rng, require, monkeypatch):
-    """A family is one graph of independent nodes, so that it is compiled once."""
+@pytest.fixture(autouse=True)
+def _needs_a_compiler(require):
     require("c", *available("c"))
-    monkeypatch.setattr("qwtv2_edge.planner.SEARCH_PLACEMENTS", 0)  # for a good place in memory, slow over hundreds of nodes
+
+
+@pytest.fixture
+def quick_plans(monkeypatch):
+    """Without the search for a better place in memory, which takes long over hundreds of independent nodes."""
+    monkeypatch.setattr("qwtv2_edge.planner.SEARCH_PLACEMENTS", 0)
+
+
+def cases_of(family: str) -> list[Case]:
+    """Those with an operator between the ends, whose quantize and dequantize nodes are left to the caller."""
+    return [case for case in CASES[family] if case.graph.nodes[0].op not in ("quantize", "dequantize")]
+
+
+@cache
+def one_per_kernel() -> tuple[Case, ...]:
+    """The first case of each set of kernels."""
+    found: dict[tuple[str, ...], Case] = {}
+    for family in CASES:
+        for case in cases_of(family):
+            found.setdefault(tuple(dict.fromkeys(build(case.graph)[0].ops)), case)
+    return tuple(found.values())
+
+
+def outcome(cases, samples: int, rng, execute_merged) -> list[str]:
+    """What differs. ``execute_merged``: (artifact of one graph of independent nodes, inputs) -> outputs."""
     table = get_numerics("c")
-    cases = [case for case in CASES[family] if case.graph.nodes[0].op not in ("quantize", "dequantize")]  # left to the caller
-    inputs = [feeds(case.graph, rng, SAMPLES) for case in cases]
+    inputs = [feeds(case.graph, rng, samples) for case in cases]
     expected = [run(case.graph, x, table) for case, x in zip(cases, inputs, strict=True)]
-    graph = merge(family, cases)
-    with Session("c", emit(graph, "c").data) as session:
-        actual = iter(session.run([a for arrays in inputs for a in arrays]))
+    actual = iter(execute_merged(emit(merge("cases", cases), "c"), [a for arrays in inputs for a in arrays]))
     wrong = []
     for case, arrays in zip(cases, expected, strict=True):
         for e in arrays:
@@ -38,4 +66,105 @@ def test_every_case_is_exact(family, rng, require, monkeypatch):
             if different.any():
                 at = np.unravel_index(int(np.argmax(a != e)), e.shape)
                 wrong.append(f"{case.name} at {tuple(map(int, at))}: expected {e[at]}, got {a[at]}; {(a != e).sum()} of {e.size} differ")
-    assert wrong == []
+    return wrong
+
+
+def in_the_runner(artifact: Artifact, inputs):
+    with Session("c", artifact.data) as session:
+        return session.run(inputs)
+
+
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.usefixtures("quick_plans")
+def test_every_case_is_exact(family, rng):
+    assert outcome(cases_of(family), 24, rng, in_the_runner) == []
+
+
+@pytest.mark.parametrize("flags", [(), ("-DQWTV2_APART",)], ids=["shared", "apart"])
+@pytest.mark.usefixtures("quick_plans")
+def test_every_kernel_is_clean_under_sanitizers(flags, rng, tmp_path):
+    def execute_sanitized(artifact, inputs):
+        return execute(compiled(artifact, tmp_path, *WARNINGS, *SANITIZERS, "-O1", "-g", *flags), artifact, inputs)
+
+    assert outcome(one_per_kernel(), 8, rng, execute_sanitized) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.usefixtures("quick_plans")
+def test_every_case_is_clean_under_sanitizers(family, rng, tmp_path):
+    def execute_sanitized(artifact, inputs):
+        return execute(compiled(artifact, tmp_path, *WARNINGS, *SANITIZERS, "-O1", "-g"), artifact, inputs)
+
+    assert outcome(cases_of(family), 24, rng, execute_sanitized) == []
+
+
+@pytest.mark.parametrize("optimisation", ["-Os", "-O3"])
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.usefixtures("quick_plans")
+def test_every_kernel_compiles_for_cortex_m_without_a_warning(core, optimisation, tmp_path, require):
+    require("arm-none-eabi-gcc", shutil.which("arm-none-eabi-gcc") is not None, "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi")
+    emit(merge("cases", one_per_kernel()), "c").save(tmp_path)
+    command = ["arm-none-eabi-gcc", *CORES[core], *WARNINGS, optimisation, "-c", tmp_path / "model.c", "-o", tmp_path / "model.o"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+# ---------------------------------------------------------------- networks
+
+
+@cache
+def network(name: str) -> qe.Graph:
+    samples = calibration_of(name, 24)
+    return qe.quantize(qe.capture(build_net(name), (samples[:1],)), samples).graph
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_networks_give_the_bytes_of_tflite_micro(name, data_dir, require, tmp_path):
+    """Through the runner; and as a program, with activations that share memory and with none that do."""
+    require("tflite-micro", *available("tflite-micro"))
+    graph, inputs = network(name), calibration_of(name, 28)[24:]
+    with Session("tflite-micro", emit(graph, "tflite-micro").data) as session:
+        (expected,) = session.run([inputs])
+    artifact = emit(graph, "c")
+    (actual,) = in_the_runner(artifact, [inputs])
+    np.testing.assert_array_equal(actual, expected)
+    for label, flags in (("shared", ()), ("apart", ("-DQWTV2_APART",))):
+        (actual,) = execute(compiled(artifact, tmp_path / label, *WARNINGS, "-O2", *flags), artifact, [inputs])
+        np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "ds_cnn"])
+def test_networks_are_clean_under_sanitizers(name, data_dir, tmp_path):
+    graph, inputs = network(name), calibration_of(name, 2)
+    artifact = emit(graph, "c")
+    (actual,) = execute(compiled(artifact, tmp_path, *WARNINGS, *SANITIZERS, "-O1", "-g"), artifact, [inputs])
+    np.testing.assert_array_equal(actual, run(graph, [inputs], get_numerics("c"))[0])
+
+
+@pytest.mark.parametrize("name", list(tiny_mlperf.BUILDERS))
+def test_published_files_give_the_bytes_of_tflite_micro(name, data_dir, rng, require):
+    """Networks that others quantized, codes at both ends."""
+    require("tflite-micro", *available("tflite-micro"))
+    data = (data_dir / tiny_mlperf.FOLDERS[name] / "ref_int8.tflite").read_bytes()
+    graph = qe.read_tflite(data)
+    inputs = feeds(graph, rng, 8)
+    with Session("tflite-micro", data) as session:
+        expected = session.run(inputs)
+    for e, a in zip(expected, in_the_runner(emit(graph, "c"), inputs), strict=True):
+        np.testing.assert_array_equal(a, e)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet8", "ds_cnn", "mobilenet_v1", "kwt1"])
+def test_whole_evaluation_sets_give_the_bytes_of_tflite_micro(name, data_dir, require):
+    from models import transformers
+
+    require("tflite-micro", *available("tflite-micro"))
+    graph = network(name)
+    load = transformers.load_data if name in transformers.BUILDERS else tiny_mlperf.load_data
+    inputs, _ = load(name, "eval")
+    with Session("tflite-micro", emit(graph, "tflite-micro").data) as session:
+        (expected,) = session.run([inputs])
+    (actual,) = in_the_runner(emit(graph, "c"), [inputs])
+    np.testing.assert_array_equal(actual, expected)

@@ -53,12 +53,12 @@ def symbol(graph: Graph) -> str:
 
 def check(graph: Graph) -> tuple[Problem, ...]:
     """Every node that can't become C, each with a code and a fix."""
-    return _nodes(graph)[1]
+    return build(graph)[1]
 
 
 def emit(graph: Graph, options: EmitOptions) -> Artifact:
     """Emit an integer graph. Raises: UnsupportedOpError, with every offending node."""
-    u, problems = _nodes(graph)
+    u, problems = build(graph)
     if problems:
         raise UnsupportedOpError(f"{len(problems)} nodes of '{graph.name}' have no form in c", problems)
     inputs, outputs = _inputs(graph), _outputs(graph)
@@ -90,7 +90,7 @@ def _at_boundary(graph: Graph, node: Node) -> bool:
     return inward or (node.op == "dequantize" and node.outputs[0] in graph.outputs)
 
 
-def _nodes(graph: Graph) -> tuple[Unit, tuple[Problem, ...]]:
+def build(graph: Graph) -> tuple[Unit, tuple[Problem, ...]]:
     u, problems = Unit(graph), []
     for node in graph.nodes:
         if _at_boundary(graph, node):
