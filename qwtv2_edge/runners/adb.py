@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
+import shlex
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from math import prod
 from pathlib import Path
@@ -99,7 +101,7 @@ def open_app(phone: Client, job: Job, timeout_s: float) -> Iterator[Run]:
         raise RunError(f"the demo app ({PACKAGE}) is not installed on {phone.serial}", fix=HOW_TO_INSTALL)
     storage = phone.shell("asking for its storage", "echo $EXTERNAL_STORAGE").out.decode().strip() or "/sdcard"
     name = secrets.token_hex(6)
-    folder, results = f"{SCRATCH}/{name}", f"{storage}/Android/data/{PACKAGE}/files/jobs/{name}"
+    folder, results = f"{SCRATCH}/{name}", f"{shlex.quote(storage)}/Android/data/{PACKAGE}/files/jobs/{name}"
     with cleaned_up(phone, f"am force-stop {PACKAGE}; rm -rf {folder} {results} && {REMOVE_SCRATCH}"):
         yield AppRun(phone, job, name, folder, results, timeout_s)
 
@@ -140,7 +142,7 @@ class AppRun:
     def block(self, runs: int, seconds: float, keep: Keep) -> list[int]:
         write_job(self._phone, self._folder, {"job.json": json.dumps({**self._job, "runs": runs, "seconds": seconds}).encode()})
         self._start()
-        result = self._watch(seconds, keep)
+        result = self._watch(keep)
         self._take(result)
         return list(result["ns"])
 
@@ -153,32 +155,31 @@ class AppRun:
         if said.code or "Error" in said.text or "Exception" in said.text:
             raise self._phone.failure("starting the demo app", said)
 
-    def _watch(self, seconds: float, keep: Keep) -> dict[str, Any]:
+    def _watch(self, keep: Keep) -> dict[str, Any]:
         """result.json once it is complete; each new part of the series goes to ``keep``."""
         seen: dict[str, Any] = {}
         progress = time.monotonic()
         pid = ""
-        while not seen.get("complete"):
+        while True:
             alive, result = self._look()
-            if result != seen:
+            if result and result != seen:
                 seen, progress = result, time.monotonic()
                 self._take_times(seen)
                 if seen["ns"]:
                     keep(seen["ns"])
-            if seen.get("error"):
-                raise self._error(seen["error"])
-            if seen.get("complete"):
-                break
+            if seen and seen["error"] is not None:
+                raise self._error(**seen["error"])
+            if seen and seen["complete"]:
+                return seen
             if not alive:
                 raise self._crashed(pid)
             pid = alive
             if time.monotonic() - progress > self._timeout_s:
                 raise RunError(
                     f"the demo app on {self._phone.serial} has not got on for {self._timeout_s:g} s, after {len(seen.get('ns', ()))} runs",
-                    fix="leave the app in front and the phone unlocked; a large network may need a longer limit",
+                    fix="leave the app in front and the phone unlocked",
                 )
             time.sleep(POLL_S)
-        return seen
 
     def _look(self) -> tuple[str, dict[str, Any]]:
         """(process of the app or "", what result.json holds or {}), the process first: one that ended has written all it had to."""
@@ -202,8 +203,7 @@ class AppRun:
         size = prod(shape) * np.dtype(dtype).itemsize
         return np.frombuffer(self._phone.pull(f"{self._results}/{file}", size), dtype).reshape(shape)
 
-    def _error(self, error: Mapping[str, Any]) -> RunError:
-        code, message = error["code"], error["message"]
+    def _error(self, code: str, message: str) -> RunError:
         return RunError(f"the demo app on {self._phone.serial} failed ({code}): {message}", fix=FIXES.get(code, HOW_TO_INSTALL))
 
     def _crashed(self, pid: str) -> RunError:
@@ -264,7 +264,10 @@ FIELDS = {
 
 
 def checked_result(text: str, name: str) -> dict[str, Any]:
-    """The content of a result.json, whose fields have the types of FIELDS. Raises RunError: the app is too old, or too new."""
+    """The content of a result.json, with all FIELDS and every value of the type the interface gives it.
+
+    Raises: RunError: the app is too old, or too new.
+    """
     try:
         result = json.loads(text)
         version = result["schema_version"]
@@ -272,10 +275,25 @@ def checked_result(text: str, name: str) -> dict[str, Any]:
             if result["error"] is not None:  # an app that fails early has nothing to tell yet
                 result = {**{k: kind() for k, kind in FIELDS.items()}, "job": name, **result}
             wrong = [k for k, kind in FIELDS.items() if not isinstance(result[k], kind)]
-            if wrong or not all(isinstance(v, int) and v >= 0 for v in result["ns"]) or result["job"] != name:
-                raise ValueError(f"wrong values of {', '.join(wrong) or 'job or ns'}")
+            wrong += [k for k, fits in _FIT.items() if k not in wrong and not fits(result[k])]
+            if wrong or result["job"] != name:
+                raise ValueError(f"wrong values of {', '.join(wrong) or 'job'}")
             return dict(result)
     except (ValueError, KeyError, TypeError) as exc:
         raise RunError(f"the demo app's result.json can't be read: {exc!r}", fix=HOW_TO_INSTALL) from exc
     age = "old" if not isinstance(version, int) or version < SCHEMA else "new"
     raise RunError(f"the demo app is too {age}: it writes version {version} of result.json, not {SCHEMA}", fix=HOW_TO_INSTALL)
+
+
+def _is_output(value: Any) -> bool:
+    """Whether an entry of ``outputs`` names a file, a dtype of NumPy's and a shape."""
+    np.dtype(value["dtype"])
+    return bool(re.fullmatch(r"[\w.-]+", value["file"])) and all(isinstance(n, int) and n >= 0 for n in value["shape"])
+
+
+#: fields of result.json -> whether a value of the right type is a possible one
+_FIT: Mapping[str, Callable[[Any], bool]] = {
+    "ns": lambda ns: all(isinstance(v, int) and v >= 0 for v in ns),
+    "outputs": lambda outputs: all(_is_output(o) for o in outputs),
+    "error": lambda error: error is None or set(error) == {"code", "message"},
+}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
@@ -212,6 +213,53 @@ def test_the_app_knows_no_jobs(phone, job):
 def test_the_app_is_of_another_version(version, age, phone, job):
     phone.app_fails(schema_version=version)
     refused(phone, job, f"the demo app is too {age}: it writes version {version} of result.json, not 1", "demo_android/README.md")
+
+
+COMPLETE = {
+    "schema_version": 1,
+    "job": "j1",
+    "app_version": "0.1.0",
+    "complete": True,
+    "error": None,
+    "versions": {},
+    "abi": "arm64-v8a",
+    "load_ns": 1,
+    "first_ns": 2,
+    "ns": [3],
+    "outputs": [{"file": "output_0.bin", "dtype": "int8", "shape": [1, 4]}],
+    "peak_rss_bytes": 4,
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("job", "j2"),
+        ("ns", [3, "4"]),
+        ("ns", [-1]),
+        ("load_ns", None),
+        ("versions", []),
+        ("complete", 1),
+        ("error", "words"),
+        ("error", {"code": "bad_job"}),
+        ("outputs", [{"file": "../x; reboot", "dtype": "int8", "shape": [1]}]),
+        ("outputs", [{"file": "output_0.bin", "dtype": "no dtype", "shape": [1]}]),
+        ("outputs", [{"file": "output_0.bin", "dtype": "int8"}]),
+    ],
+)
+def test_a_result_that_the_interface_does_not_allow(field, value):
+    assert adb.checked_result(json.dumps(COMPLETE), "j1") == COMPLETE
+    with pytest.raises(RunError, match=r"result.json can't be read"):
+        adb.checked_result(json.dumps({**COMPLETE, field: value}), "j1")
+    without = {k: v for k, v in COMPLETE.items() if k != field}
+    with pytest.raises(RunError, match=r"result.json can't be read"):
+        adb.checked_result(json.dumps(without), "j1")
+
+
+def test_an_early_failure_needs_no_numbers():
+    error = {"code": "bad_job", "message": "no job"}
+    result = adb.checked_result(json.dumps({"schema_version": 1, "complete": True, "error": error}), "j1")
+    assert (result["error"], result["ns"], result["load_ns"]) == (error, [], 0)
 
 
 def test_storage_is_full(phone, job):
