@@ -327,7 +327,9 @@ def _family(device: Device, described: Described) -> str:
 
 def _table(target: str, name: str | None, family: str) -> Numerics:
     """The numerics to time: the one called ``name``, or the target's usual one on ``family``."""
-    usual = DEFAULT_NUMERICS[target]
+    usual = DEFAULT_NUMERICS.get(target)
+    if usual is None:
+        raise UsageError(f"{target} runs on microcontrollers: nothing here can time it", fix=f"one of: {', '.join(DEFAULT_NUMERICS)}")
     table = get_numerics(name) if name else next(n for n in tables_on(target, family) if n.name.partition("@")[0] == usual)
     if not table.runs(target):
         raise UsageError(f"numerics '{table.name}' runs {table.target} artifacts, not {target}")

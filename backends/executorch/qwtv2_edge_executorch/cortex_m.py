@@ -33,6 +33,7 @@ from qwtv2_edge.ops import integers, weighted
 from qwtv2_edge.ops.conv import out_size
 from qwtv2_edge_executorch.emit import Build, guard
 from qwtv2_edge_executorch.kernels import Portable, Shape, meaning
+from qwtv2_edge_executorch.numerics import CORTEX_M_REFUSES
 from qwtv2_edge_executorch.portable import CHANNELS_LAST
 from qwtv2_edge_executorch.program import SCALAR_TYPES, ProgramBuilder
 
@@ -61,16 +62,13 @@ FLOAT_INPUT = (
     'within a float32 step of a tie may differ by 1, and reals beyond 32767 steps of the scale wrap; io_dtype = "int8" leaves it out'
 )
 
-#: op -> why there is no form, and what to do
-REFUSED: dict[str, tuple[str, str]] = {
-    "sub": ("its operators have no subtraction, and CMSIS-NN takes positive multipliers alone", "negate the second operand's weights, add"),
-    "prelu": ("its look-up operator has one table for all channels", "use leaky_relu"),
-    **dict.fromkeys(("resize_nearest", "resize_bilinear"), ("its operators have no resizing", "use a transposed convolution")),
-    **dict.fromkeys(
-        ("layer_norm", "channel_scale", "channel_add", "l2_normalize"),
-        ("its operators compute on 8-bit codes alone", "use batch norms, which fold into convolutions"),
-    ),
-    **dict.fromkeys(("embedding", "argmax", "mask_fill"), ("its operators have none for it", "leave it out of the network")),
+#: op that ``CORTEX_M_REFUSES`` names -> what to do
+FIXES: dict[str, str] = {
+    "sub": "negate the second operand's weights, add",
+    "prelu": "use leaky_relu",
+    **dict.fromkeys(("resize_nearest", "resize_bilinear"), "use a transposed convolution"),
+    **dict.fromkeys(("layer_norm", "channel_scale", "channel_add", "l2_normalize"), "use batch norms, which fold into convolutions"),
+    **dict.fromkeys(("embedding", "argmax", "mask_fill"), "leave it out of the network"),
 }
 
 
@@ -198,9 +196,8 @@ def _emit(p: CortexM, node: Node) -> None:
 
 def _refusal(graph: Graph, node: Node) -> tuple[str, str, str] | None:
     """(code, message, fix) of a reason that holds before any emission."""
-    if node.op in REFUSED:
-        why, fix = REFUSED[node.op]
-        return "op-unsupported", f"Cortex-M has no {node.op}: {why}", fix
+    if node.op in FIXES:
+        return "op-unsupported", f"Cortex-M has no {node.op}: {CORTEX_M_REFUSES[node.op]}", FIXES[node.op]
     if node.op not in EMITTERS:
         return "op-unsupported", f"{node.op} has no integer form", "quantize the graph with qwtv2_edge.quantize"
     for tensor in (*node.inputs, *node.outputs):

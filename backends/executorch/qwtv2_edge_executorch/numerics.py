@@ -9,7 +9,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 
-from qwtv2_edge.numerics import FLOAT_RULES, Numerics
+from qwtv2_edge.numerics import FLOAT_RULES, Numerics, wide_key
+from qwtv2_edge.ops import OPS
 
 VERSIONS = {"executorch": "1.4.1"}
 
@@ -102,6 +103,18 @@ CORTEX_M_RULES: Mapping[str, str] = {
     "dequantize": "EXACT",  # E op_dequantize_per_tensor.cpp; same
 }
 
+_NARROW = "its operators compute on 8-bit codes alone"
+_NONE = "its operators have none for it"
+#: what Cortex-M can't execute, whatever the shapes
+CORTEX_M_REFUSES: Mapping[str, str] = {
+    "sub": "its operators have no subtraction, and CMSIS-NN takes positive multipliers alone",
+    "prelu": "its look-up operator has one table for all channels",
+    **dict.fromkeys(("resize_nearest", "resize_bilinear"), "its operators have no resizing"),
+    **dict.fromkeys(("layer_norm", "channel_scale", "channel_add", "l2_normalize"), _NARROW),
+    **dict.fromkeys(("embedding", "argmax", "mask_fill"), _NONE),
+    **dict.fromkeys(map(wide_key, OPS), _NARROW),
+}
+
 
 #: processor family of this machine, as variants are named
 FAMILY = "aarch64" if platform.machine() in ("aarch64", "arm64") else "x86_64"
@@ -137,6 +150,7 @@ NUMERICS: Mapping[str, Numerics] = {
             "ExecuTorch's Cortex-M operators and CMSIS-NN, by proxy: no Cortex-M runtime is executed",
             VERSIONS,
             dict(CORTEX_M_RULES),
+            refuses=CORTEX_M_REFUSES,
             runner="executorch-cortex-m",
         ),
     )

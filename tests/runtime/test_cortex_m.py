@@ -1,0 +1,315 @@
+"""Cortex-M programs: every byte against the operators' Python forms and TFLite Micro, and against the real kernels where a
+library of them is named; what the programs hold; what is refused."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from cases import CASES, feeds
+from cases.build import RANDOM, Case, act, draw_act, op_case, weighted_case
+from requirements import missing
+from small_graphs import integer_graph
+
+import qwtv2_edge as qe
+from qwtv2_edge.backends import EmitOptions, emit, get_numerics
+from qwtv2_edge.errors import RunError, UnsupportedOpError, UsageError
+from qwtv2_edge.ir import Graph, GraphBuilder, Quantization, TensorType
+from qwtv2_edge.ops.conv import Conv2DAttrs, DepthwiseAttrs, TransposeConvAttrs
+from qwtv2_edge.ops.elementwise import BinaryAttrs
+from qwtv2_edge.ops.layout import ConcatAttrs, SliceAttrs
+from qwtv2_edge.ops.linear import FullyConnectedAttrs
+from qwtv2_edge.ops.pool import PoolAttrs, ReduceAttrs, SoftmaxAttrs
+from qwtv2_edge.ops.spec import NoAttrs
+from qwtv2_edge.runners.host import Session, available
+from qwtv2_edge.simulator.run import run
+from qwtv2_edge_executorch import BACKEND
+from qwtv2_edge_executorch.cortex_m_proxy import KERNELS
+
+pytestmark = pytest.mark.runtime
+
+TARGET = "executorch-cortex-m"
+CORES = ("cortex-m3", "cortex-m4", "cortex-m55")
+
+
+def _session(monkeypatch: pytest.MonkeyPatch, kernels: str):
+    for tool in ("executorch", "tflite-micro"):
+        found, how = available(tool)
+        if not found:
+            missing(tool, how)
+    if kernels:
+        monkeypatch.setenv(KERNELS, kernels)
+    else:
+        monkeypatch.delenv(KERNELS, raising=False)
+    return Session(TARGET)
+
+
+#: a library of the real kernels (backends/executorch/build_cortex_m_kernels.py makes one), or ""
+LIBRARY = os.environ.get(KERNELS, "")
+
+
+@pytest.fixture(scope="module", params=["", LIBRARY] if LIBRARY else [""], ids=["proxy", "kernels"] if LIBRARY else ["proxy"])
+def session(request):
+    """The proxy, and the real kernels where a library of them is named."""
+    with pytest.MonkeyPatch.context() as patch, _session(patch, request.param) as opened:
+        yield opened
+
+
+def difference(graph: Graph, session: Session, rng, samples: int = 24, core: str = "") -> str:
+    """ "" when every byte agrees, else what differs."""
+    x = feeds(graph, rng, samples)
+    session.load(emit(graph, TARGET, EmitOptions(core=core)).data)
+    actual, expected = session.run(x), run(graph, x, get_numerics(TARGET))
+    for name, e, a in zip(graph.outputs, expected, actual, strict=True):
+        if e.shape != a.shape or e.dtype != a.dtype:
+            return f"{graph.name}: '{name}' is {a.dtype}{a.shape}, expected {e.dtype}{e.shape}"
+        if (e != a).any():
+            return f"{graph.name}: '{name}' differs in {np.count_nonzero(e != a)} of {e.size}"
+    return ""
+
+
+def taken(cases: list[Case]) -> list[Case]:
+    return [c for c in cases if not BACKEND.check(c.graph, TARGET)]
+
+
+@pytest.mark.parametrize("family", [f for f, cases in CASES.items() if f not in ("norm", "index")])
+def test_every_case_is_exact(family, session, rng):
+    cases = taken(CASES[family])
+    assert len(cases) > 20
+    assert [w for c in cases if (w := difference(c.graph, session, rng))] == []
+
+
+def test_every_rule_has_a_case_that_is_taken():
+    found = {n.op for cases in CASES.values() for c in taken(cases) for n in c.graph.nodes}
+    assert set(get_numerics(TARGET).rules) <= found | {"activation"}
+
+
+def test_every_case_is_taken_or_refused_with_a_reason():
+    for cases in CASES.values():
+        for case in cases:
+            for problem in BACKEND.check(case.graph, TARGET):
+                assert problem.message
+                assert problem.fix
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_programs_for_one_core_are_exact(core, session, rng):
+    """On cores with MVE a linear layer's bias is part of its kernel sums, where kernels for this machine don't look for it."""
+    cases = [c.graph for f in ("linear", "conv", "pool") for c in taken(CASES[f])[::6]]
+    if core == "cortex-m55" and os.environ.get(KERNELS):
+        cases = [g for g in cases if "cortex_m::quantized_linear.out" not in emit(g, TARGET).ops]
+    assert [w for g in cases if (w := difference(g, session, rng, core=core))] == []
+
+
+# ---------------------------------------------------------------- shapes of programs
+
+
+def codes(shape, scale=0.05, zero_point=3) -> TensorType:
+    return TensorType(tuple(shape), "int8", Quantization.per_tensor(scale, zero_point))
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_parts_of_tensors(axis, session, rng):
+    """Slices that begin in the middle, of an input, of a result and of both outputs of one; joined again in another order."""
+    b = GraphBuilder("parts")
+    shape = (1, 4, 6, 8)
+    x = b.input("x", codes(shape))
+    (y,) = b.add("logistic", (x,), NoAttrs(), name="logistic", out_types=(codes(shape),))
+    pieces = []
+    for i, (source, begin, end) in enumerate([(x, 1, 3), (y, 2, 4), (y, 0, 1)]):
+        low, high = [0] * 4, list(shape)
+        low[axis], high[axis] = begin, end
+        out = [h - lo for lo, h in zip(low, high, strict=True)]
+        (piece,) = b.add("slice", (source,), SliceAttrs(tuple(low), tuple(high), (1,) * 4), name=f"piece{i}", out_types=(codes(out),))
+        pieces.append(piece)
+    joined = [*shape]
+    joined[axis] = 9
+    order = (pieces[1], pieces[0], pieces[1], pieces[2], pieces[0])
+    (z,) = b.add("concat", order, ConcatAttrs(axis), name="joined", out_types=(codes(joined),))
+    b.outputs = [z, pieces[0], y]
+    assert difference(b.freeze(), session, rng) == ""
+
+
+def test_several_samples_at_once(session, rng):
+    """Convolutions, pools, means and products with a batch of 3."""
+    grid, attrs = RANDOM, Conv2DAttrs(padding=((1, 1), (1, 1)))
+    x = draw_act(rng, (3, 5, 5, 4), grid)
+    mean = Quantization.per_tensor(x.scale / 4, 7)
+    graphs = [
+        weighted_case("conv", "conv2d", attrs, (3, 5, 5, 4), (6, 3, 3, 4), 0, 0, rng, grid),
+        weighted_case("depthwise", "depthwise_conv2d", DepthwiseAttrs(padding=attrs.padding), (3, 5, 5, 4), (1, 3, 3, 8), 3, 3, rng, grid),
+        weighted_case("linear", "fully_connected", FullyConnectedAttrs(), (3, 7, 11), (5, 11), 0, 0, rng, grid),
+        op_case("avg", "avg_pool2d", PoolAttrs((3, 3), (2, 2), ((1, 1), (1, 1))), [x], x.quantization),
+        op_case("max", "max_pool2d", PoolAttrs((3, 3), (2, 2), ((1, 1), (1, 1))), [x], x.quantization),
+        op_case("mean", "mean", ReduceAttrs((1, 2)), [x], mean),
+    ]
+    assert [w for c in graphs if (w := difference(c.graph, session, rng, 4))] == []
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "channels"),
+    [
+        ((3, 3), (2, 2), (1, 1), 20),
+        ((4, 4), (2, 2), (1, 1), 32),
+        ((6, 6), (2, 2), (2, 2), 4),
+        ((5, 5), (3, 3), (3, 3), 4),
+        ((3, 3), (2, 2), (0, 1), 4),
+    ],
+)
+def test_transposed_convolutions_that_the_kernel_computes_right(kernel, stride, padding, channels, session, rng):
+    attrs = TransposeConvAttrs(stride, tuple((p, p) for p in padding))
+    case = weighted_case("transposed", "transpose_conv2d", attrs, (1, 5, 5, channels), (3, *kernel, channels), 0, 0, rng, RANDOM)
+    assert difference(case.graph, session, rng) == ""
+
+
+def test_a_linear_layer_with_a_scale_per_channel_is_a_convolution(session, rng):
+    """As compensation leaves it; ``quantized_linear`` would honour the first multiplier only."""
+    cases = {}
+    for per_tensor in (False, True):
+        case = weighted_case("fc", "fully_connected", FullyConnectedAttrs(), (1, 9), (5, 9), 0, 0, rng, RANDOM, per_tensor=per_tensor)
+        cases[per_tensor] = emit(case.graph, TARGET).ops
+        assert difference(case.graph, session, rng) == ""
+    assert cases[False] == ("cortex_m::quantized_conv2d.out",)
+    assert cases[True] == ("cortex_m::quantized_linear.out",)
+
+
+def test_the_proxy_executes_the_file(rng):
+    """One changed byte of a stored multiplier changes what comes out."""
+    case = weighted_case("conv", "conv2d", Conv2DAttrs(), (1, 4, 4, 3), (5, 2, 2, 3), 0, 0, rng, RANDOM)
+    data = emit(case.graph, TARGET).data
+    from qwtv2_edge import fixedpoint as fp
+
+    x, w = (case.graph.tensors[t] for t in ("x", "w"))
+    scale = fp.effective_scale("REF", x.scale, w.quantization.scale_array, case.graph.tensors["y"].scale)
+    m = fp.quantize_multiplier(scale)[0].astype(np.int32)
+    assert data.count(m.tobytes()) == 1
+    halved = data.replace(m.tobytes(), (m // 2).tobytes())
+    feed = feeds(case.graph, rng, 8)
+    with pytest.MonkeyPatch.context() as patch, _session(patch, "") as session:
+        session.load(data)
+        (right,) = session.run(feed)
+        session.load(halved)
+        (wrong,) = session.run(feed)
+    assert (right != wrong).mean() > 0.2
+
+
+def test_the_plain_runtime_misses_the_operators_only():
+    """ExecuTorch's own loader takes the file and stops at the first operator that its package has no kernel for."""
+    found, how = available("executorch")
+    if not found:
+        missing("executorch", how)
+    artifact = emit(integer_graph(), TARGET)
+    with Session("executorch") as session, pytest.raises(RunError, match=r"Missing operator: .* cortex_m::") as error:
+        session.load(artifact.data)
+    assert f"There are {len(artifact.ops)} instructions don't have corresponding operator" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "ds_cnn", "mobilenet_v1", "autoencoder"])
+@pytest.mark.slow
+def test_networks_are_exact(name, data_dir, session):
+    pytest.importorskip("torch")
+    from models import tiny_mlperf as tiny
+
+    sizes = {} if name == "autoencoder" else {"softmax": True}
+    calibration = tiny.smooth_frames(64) if name == "autoencoder" else tiny.load_data(name)[0][:64]
+    samples = tiny.smooth_frames(8, 1) if name == "autoencoder" else tiny.load_data(name, "eval")[0][:8]
+    result = qe.quantize(qe.capture(tiny.BUILDERS[name](data_dir, **sizes), (samples[:1],)), calibration)
+    artifact = emit(result.graph, TARGET)
+    session.load(artifact.data)
+    expected = run(result.graph, [samples], get_numerics(TARGET))
+    assert np.array_equal(session.run([samples])[0], expected[0])
+    assert {op.split("::")[0] for op in artifact.ops} == {"cortex_m"}
+
+
+def test_verify_tells_how_it_was_checked(rng):
+    with pytest.MonkeyPatch.context() as patch:
+        _session(patch, "").close()
+        graph = integer_graph()
+        report = qe.verify(graph, qe.emit(graph, TARGET), rng.normal(size=(3, *graph.tensors["x"].shape[1:])).astype(np.float32))
+    (result,) = report.results.values()
+    assert (result.status, result.mismatches) == ("exact", 0)
+    assert "by proxy: no Cortex-M runtime is executed" in result.runtime
+
+
+# ---------------------------------------------------------------- what is said and refused
+
+
+def test_notes_tell_what_was_not_executed():
+    notes = emit(integer_graph(), TARGET).notes
+    assert "no Cortex-M runtime was executed" in notes[0]
+    assert "scratch memory for every core" in notes[1]
+    assert "MVE" in notes[2]
+    assert len(emit(integer_graph(), TARGET, EmitOptions(core="cortex-m4")).notes) == 2  # without MVE quantize has no other rounding
+
+
+def test_scratch_depends_on_the_core():
+    """CMSIS-NN's depthwise kernel: none for a 3 x 3 window without MVE, 4 x 124 bytes per tap with it."""
+    told = {core: emit(integer_graph(), TARGET, EmitOptions(core=core)).notes[1] for core in ("cortex-m4", "cortex-m55", "")}
+    assert "4464 bytes" not in told["cortex-m4"]
+    assert "4464 bytes at most, in 'dw'" in told["cortex-m55"]
+    assert "4464 bytes at most, in 'dw'" in told[""]
+
+
+def test_an_unknown_core_is_refused():
+    with pytest.raises(UsageError, match="cortex-m99") as error:
+        emit(integer_graph(), TARGET, EmitOptions(core="cortex-m99"))
+    assert "cortex-m55" in error.value.fix
+
+
+def test_every_reason_in_one_pass():
+    b = GraphBuilder("refused")
+    x = b.input("x", codes((1, 4, 4, 2)))
+    for i, scale in enumerate((3e-12, 0.01, 9e9)):
+        q = Quantization.per_channel(np.full(2, scale, np.float32), 0)
+        w = b.constant(f"w{i}", np.ones((2, 1, 1, 2), np.int8), TensorType((2, 1, 1, 2), "int8", q))
+        beta = b.constant(f"b{i}", np.zeros(2, np.int32))
+        (x,) = b.add("conv2d", (x, w, beta), Conv2DAttrs(), name=f"conv{i}", out_types=(codes((1, 4, 4, 2)),))
+    (y,) = b.add("sub", (x, x), BinaryAttrs(), name="sub", out_types=(codes((1, 4, 4, 2)),))
+    attrs = PoolAttrs((3, 3), (2, 2), ((0, 1), (0, 1)))
+    (y,) = b.add("avg_pool2d", (y,), attrs, name="pool", out_types=(codes((1, 2, 2, 2)),))
+    wide = TensorType((1, 2, 2, 2), "int16", Quantization.per_tensor(0.001, 0))
+    b.outputs = list(b.add("requantize", (y,), NoAttrs(), name="widen", out_types=(wide,)))
+    with pytest.raises(UnsupportedOpError) as error:
+        emit(b.freeze(), TARGET)
+    assert [(p.code, p.node) for p in error.value.problems] == [
+        ("scale-out-of-range", "conv0"),
+        ("scale-out-of-range", "conv2"),
+        ("op-unsupported", "sub"),
+        ("not-expressible", "pool"),
+        ("dtype-unsupported", "widen"),
+    ]
+    assert all(p.fix for p in error.value.problems)
+
+
+@pytest.mark.parametrize("padding", [(1, 1), (1, 0)])
+def test_the_faulty_transposed_kernel_is_refused(padding, rng):
+    """CMSIS-NN's direct kernel puts rows in wrong places when the padding of rows is no multiple of the stride."""
+    attrs = TransposeConvAttrs((2, 2), tuple((p, p) for p in padding))
+    case = weighted_case("transposed", "transpose_conv2d", attrs, (1, 5, 5, 4), (3, 3, 3, 4), 0, 0, rng, RANDOM)
+    (problem,) = BACKEND.check(case.graph, TARGET)
+    assert "wrong places" in problem.message
+    assert "multiple of the stride" in problem.fix
+
+
+def test_what_a_table_refuses_emission_refuses():
+    table = get_numerics(TARGET)
+    for cases in CASES.values():
+        for case in cases:
+            if table.refusals(case.graph):
+                assert BACKEND.check(case.graph, TARGET), case.name
+
+
+def test_softmax_multipliers_have_factors(session, rng):
+    """The proxy has to find a scale and a beta that give TFLite Micro the program's multiplier."""
+    for scale, beta in ((0.0431, 0.35355338), (0.11, 0.088388346), (3.0, 1.0), (40.0, 1.0)):
+        x = act((1, 4, 9), float(np.float32(scale)), -7)
+        case = op_case("softmax", "softmax", SoftmaxAttrs(float(np.float32(beta))), [x], Quantization.per_tensor(1 / 256, -128))
+        assert difference(case.graph, session, rng) == ""
+
+
+def test_float_ops_change_nothing():
+    graph = integer_graph()
+    emitted = {mode: emit(replace(graph, metadata={**graph.metadata, "float_ops": mode}), TARGET).data for mode in ("forbid", "allow")}
+    assert emitted["forbid"] == emitted["allow"]
