@@ -32,6 +32,8 @@ from typing import Any
 
 import numpy as np
 
+from qwtv2_edge.fixedpoint import softmax_multiplier
+
 #: environment variable: a shared library that registers the operators' kernels in ExecuTorch's runtime
 KERNELS = "QWTV2_CORTEX_M_KERNELS"
 
@@ -296,12 +298,11 @@ def _factors(multiplier: int, shift: int) -> tuple[float, float]:
     """float32 scale and beta from which TFLite Micro derives the given multiplier and shift."""
     if multiplier == 2**31 - 1:
         return 64.0, 1.0  # where TFLite saturates
-    wanted = math.ldexp(multiplier, shift - 31)
+    wanted = multiplier * 2.0 ** (shift - 57)
     for i in range(1 << 16):  # a product of two float32 has the wanted 31 bits for one first factor of about a hundred
         scale = np.float32(1 + i / 1024)
-        beta = np.float32(wanted / float(scale) / 2**26)
-        fraction, exponent = math.frexp(float(scale) * float(beta) * 2**26)
-        if (math.floor(fraction * 2**31 + 0.5), exponent) == (multiplier, shift):
+        beta = np.float32(wanted / float(scale))
+        if softmax_multiplier(float(scale), float(beta)) == (multiplier, shift):
             return float(scale), float(beta)
     raise ValueError(f"no scale and beta give TFLite Micro's softmax the multiplier {multiplier} and the shift {shift}")
 
