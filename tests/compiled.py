@@ -13,14 +13,6 @@ from qwtv2_edge.runners.worker import CFile
 
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Wshadow", "-pedantic", "-Werror")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-#: Arm's compiler flags for each core
-CORES = {
-    "cortex-m4": ("-mcpu=cortex-m4", "-mthumb"),
-    "cortex-m7": ("-mcpu=cortex-m7", "-mthumb"),
-    "cortex-m33": ("-mcpu=cortex-m33", "-mthumb"),
-    "cortex-m55": ("-mcpu=cortex-m55", "-mthumb", "-mfloat-abi=hard"),
-}
-
 MAIN = """
 #include <stdio.h>
 #include "model.h"

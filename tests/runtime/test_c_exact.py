@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from functools import cache
 
 import numpy as np
 import pytest
 from cases import CASES, Case, feeds
 from cases.merge import merge
-from compiled import CORES, SANITIZERS, WARNINGS, compiled, execute
+from compiled import SANITIZERS, WARNINGS, compiled, execute
 from models import build_net, calibration_of, tiny_mlperf
 
 import qwtv2_edge as qe
 from qwtv2_edge.backends import Artifact, emit, get_numerics
+from qwtv2_edge.runners.arm_none_eabi import CORES, compile_object, compiler_version
 from qwtv2_edge.runners.host import Session, available
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge_c.emit import build
@@ -103,11 +102,9 @@ def test_every_case_is_clean_under_sanitizers(family, rng, tmp_path):
 @pytest.mark.parametrize("core", CORES)
 @pytest.mark.usefixtures("quick_plans")
 def test_every_kernel_compiles_for_cortex_m_without_a_warning(core, optimisation, tmp_path, require):
-    require("arm-none-eabi-gcc", shutil.which("arm-none-eabi-gcc") is not None, "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi")
+    require("arm-none-eabi-gcc", bool(compiler_version()), "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi")
     emit(merge("cases", one_per_kernel()), "c").save(tmp_path)
-    command = ["arm-none-eabi-gcc", *CORES[core], *WARNINGS, optimisation, "-c", tmp_path / "model.c", "-o", tmp_path / "model.o"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    compile_object(tmp_path, core, *WARNINGS, optimize=optimisation)
 
 
 # ---------------------------------------------------------------- networks

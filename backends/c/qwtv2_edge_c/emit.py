@@ -218,9 +218,9 @@ def _body(u: Unit, plans: Sequence[Plan], facts: Mapping[str, Any], ports: Seque
 
 
 def _json_line(facts: Mapping[str, Any]) -> str:
-    """The facts where no name can end the comment: slashes and what could be a trigraph are escaped."""
+    """The facts where no name can end the comment, begin another or make a trigraph."""
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return MARK + text.replace("/", "\\/").replace("?", "\\u003f") + " */"
+    return MARK + text.replace("*", "\\u002a").replace("?", "\\u003f") + " */"
 
 
 def _indented(lines: Sequence[str]) -> str:

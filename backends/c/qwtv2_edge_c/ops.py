@@ -489,7 +489,8 @@ SOFTMAX_COLUMNS = 4095
 def _softmax(u: Unit, node: Node) -> None:
     x, out = u.graph.in_types(node)[0], u.graph.out_types(node)[0]
     if (out.scale, out.zero_point) != (1.0 / 256, -128):
-        raise GraphError(f"softmax gives scale 1/256 and zero point -128, not {out.scale} and {out.zero_point}")
+        said = f"softmax gives scale 1/256 and zero point -128, not {out.scale} and {out.zero_point}"
+        raise GraphError(said, fix="give its output that scale and zero point")
     table = np.trim_zeros(fp.softmax_exponentials(x.scale, node.attrs.beta), "b").astype(np.int32)
     params = {
         "rows": x.size // x.shape[-1],
