@@ -238,7 +238,7 @@ def test_verify_tells_how_it_was_checked(rng):
 
 def test_notes_tell_what_was_not_executed():
     notes = emit(integer_graph(), TARGET).notes
-    assert "no Cortex-M runtime was executed" in notes[0]
+    assert "no Cortex-M runtime is executed" in notes[0]
     assert "scratch memory for every core" in notes[1]
     assert "MVE" in notes[2]
     assert len(emit(integer_graph(), TARGET, EmitOptions(core="cortex-m4")).notes) == 2  # without MVE quantize has no other rounding

@@ -54,7 +54,7 @@ MOST_AXES = 4
 FAMILIES = ("MVE", "DSP", "SCALAR")
 
 NOT_EXECUTED = (
-    "no Cortex-M runtime was executed: ExecuTorch's package has none. The program was checked by proxy, its instructions read back "
+    "no Cortex-M runtime is executed: ExecuTorch's package has none. verify checks the program by proxy, its instructions read back "
     "from the file and computed by the operators' Python forms, pools and softmax by TFLite Micro"
 )
 FLOAT_INPUT = (
