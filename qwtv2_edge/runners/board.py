@@ -301,6 +301,8 @@ class BoardSession:
 
     def _words(self, fault: Fault) -> str:
         causes = [text for bit, text in CAUSES.items() if fault.status >> bit & 1] or ["no cause told"]
+        if any(fault.status >> bit & 1 for bit in STACKING):
+            causes = [f"the stack of {STACK_BYTES:,} bytes overflowed"]
         before = [(address, name) for name, address in self._functions().items() if address <= fault.pc]
         where = f" in {max(before)[1]} (0x{fault.pc:08x})" if before else ""
         address = next((f", address 0x{a:08x}" for bit, a in ((7, fault.data), (15, fault.bus)) if fault.status >> bit & 1), "")
@@ -331,7 +333,6 @@ EXCEPTIONS = {2: "non-maskable interrupt", 3: "hard fault", 4: "memory fault", 5
 CAUSES = {
     0: "code where none may be",
     1: "data where none may be",
-    **dict.fromkeys((4, 12, 20), f"the stack of {STACK_BYTES:,} bytes overflowed"),
     8: "code at an address without memory",
     9: "data at an address without memory",
     10: "data at an address without memory, some instructions earlier",
@@ -342,6 +343,8 @@ CAUSES = {
     24: "an unaligned access",
     25: "a division by zero",
 }
+#: registers that could not be saved on entry of the exception
+STACKING = (4, 12, 20)
 
 
 def _emulator() -> str:

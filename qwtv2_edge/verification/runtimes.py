@@ -89,7 +89,8 @@ def _chosen(target: str, names: Iterable[str] | None, place: Place | Board) -> l
             raise UsageError(f"numerics '{t.name}' runs {t.target} artifacts, not {target}", fix=f"one of: {possible}")
         if not t.runs_on(place.family):
             possible = ", ".join(n.name for n in tables_on(target, place.family))
-            raise UsageError(f"numerics '{t.name}' can't run on {place.name} ({place.family})", fix=f"one of: {possible}")
+            fix = f"one of: {possible}" if possible else ""
+            raise UsageError(f"numerics '{t.name}' can't run on {place.name} ({place.family})", fix=fix)
     return [t.on(target) for t in tables]
 
 

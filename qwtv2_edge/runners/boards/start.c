@@ -1,7 +1,8 @@
-/* From reset to main on any Cortex-M with an FPU or not, and what is left to say after a fault.
+/* From reset to main on Cortex-M4, M7, M33 and M55, and what is left to say after a fault.
  *
- * The stack is painted, so that main can tell how much of it was used. It lies at the bottom of RAM: a stack that overflows
- * leaves the memory of the board and faults, it does not overwrite data.
+ * The memory protection unit leaves flash, which is RAM on some boards, read-only, RAM writable, and nothing else: some boards
+ * ignore accesses to addresses without memory. The stack lies at the bottom of RAM, so that it faults when it overflows; it is
+ * painted, so that main can tell how much of it was used.
  */
 
 #include <stdint.h>
@@ -11,7 +12,7 @@
 
 /* of the linker script */
 extern uint32_t stack_bottom[], stack_top[], data_start[], data_end[], bss_start[], bss_end[];
-extern const uint32_t data_image[];
+extern const uint32_t data_image[], vectors_origin[], vectors_size[], flash_origin[], flash_size[], ram_origin[], ram_size[];
 
 int main(void);
 void reset(void);
@@ -37,12 +38,38 @@ uint32_t stack_used(void)
     return (uint32_t)((uintptr_t)stack_top - (uintptr_t)p);
 }
 
+#define VALUE(symbol) ((uint32_t)(uintptr_t)symbol)
+
+static void protect(void)
+{
+#if __ARM_ARCH == 7
+    /* RBAR: address, region; RASR: execute never, access, cacheable, log2 of the bytes less one, enable */
+    const uint32_t flash = VALUE(vectors_size) + VALUE(flash_size);
+    REGISTER(0xe000ed9c) = VALUE(vectors_origin) | 1u << 4 | 0;
+    REGISTER(0xe000eda0) = 6u << 24 | 1u << 17 | (uint32_t)(30 - __builtin_clz(flash)) << 1 | 1;
+    REGISTER(0xe000ed9c) = VALUE(ram_origin) | 1u << 4 | 1;
+    REGISTER(0xe000eda0) = 1u << 28 | 3u << 24 | 3u << 16 | (uint32_t)(30 - __builtin_clz(VALUE(ram_size))) << 1 | 1;
+#else
+    /* MAIR0: normal memory, not cached; RNR: region; RBAR: address, read-only, execute never; RLAR: last block, enable */
+    REGISTER(0xe000edc0) = 0x44;
+    REGISTER(0xe000ed98) = 0;
+    REGISTER(0xe000ed9c) = VALUE(flash_origin) | 2u << 1;
+    REGISTER(0xe000eda0) = ((VALUE(flash_origin) + VALUE(flash_size) - 1) & ~31u) | 1;
+    REGISTER(0xe000ed98) = 1;
+    REGISTER(0xe000ed9c) = VALUE(ram_origin) | 1;
+    REGISTER(0xe000eda0) = ((VALUE(ram_origin) + VALUE(ram_size) - 1) & ~31u) | 1;
+#endif
+    REGISTER(0xe000ed94) = 1; /* MPU_CTRL: on, no access to what no region holds */
+    __asm__ volatile("dsb\n isb");
+}
+
 void reset(void)
 {
     REGISTER(0xe000ed14) |= 1u << 4;    /* CCR.DIV_0_TRP: a division by zero faults, it does not give zero */
     REGISTER(0xe000ed24) |= 7u << 16;   /* SHCSR: memory, bus and usage faults have handlers of their own */
     REGISTER(0xe000ed88) |= 0xfu << 20; /* CPACR: the coprocessors that are FPU and MVE */
     __asm__ volatile("dsb\n isb");
+    protect();
     paint_stack();
     const uint32_t *from = data_image;
     for (uint32_t *to = data_start; to < data_end;)
