@@ -23,6 +23,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import struct
@@ -692,8 +693,9 @@ def peak_rss_bytes():
 def versions(kind):
     out = {"python": ".".join(str(v) for v in sys.version_info[:3]), "numpy": np.__version__}
     if kind == "c":
-        said = subprocess.run([c_compiler(), "--version"], capture_output=True, text=True, check=False).stdout
-        return {**out, "cc": said.partition("\n")[0]}
+        said = subprocess.run([c_compiler(), "--version"], capture_output=True, text=True, check=False).stdout.partition("\n")[0]
+        numbers = re.findall(r"\d+(?:\.\d+)+", said)
+        return {**out, "cc": numbers[-1] if numbers else said}
     name = DISTRIBUTIONS[kind]
     try:
         out[name] = importlib.metadata.version(name)
