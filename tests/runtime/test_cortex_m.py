@@ -46,7 +46,7 @@ def _session(monkeypatch: pytest.MonkeyPatch, kernels: str):
     return Session(TARGET)
 
 
-#: a library of the real kernels (backends/executorch/build_cortex_m_kernels.py makes one), or ""
+#: a library of the real kernels, compiled for this machine, or ""
 LIBRARY = os.environ.get(KERNELS, "")
 
 
