@@ -213,7 +213,7 @@ class ExecuTorch:
             self._load(lib)
         except RuntimeError as error:
             # the quantized operators register themselves on import; only programs that use them need them
-            if "0x14" not in str(error):
+            if "0x:14" not in str(error):
                 raise
             import executorch.kernels.quantized  # noqa: F401
 
