@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 from cases import CASES, Case, feeds
-from cases.merge import merge
+from cases.merge import cases_of, merge, outcome
 from compiled import SANITIZERS, WARNINGS, compiled, execute
 from models import build_net, calibration_of, tiny_mlperf
 
@@ -34,11 +34,6 @@ def quick_plans(monkeypatch):
     monkeypatch.setattr("qwtv2_edge.planner.SEARCH_PLACEMENTS", 0)
 
 
-def cases_of(family: str) -> list[Case]:
-    """Those with an operator between the ends, whose quantize and dequantize nodes are left to the caller."""
-    return [case for case in CASES[family] if case.graph.nodes[0].op not in ("quantize", "dequantize")]
-
-
 @cache
 def one_per_kernel() -> tuple[Case, ...]:
     """The first case of each set of kernels."""
@@ -47,25 +42,6 @@ def one_per_kernel() -> tuple[Case, ...]:
         for case in cases_of(family):
             found.setdefault(tuple(dict.fromkeys(build(case.graph)[0].ops)), case)
     return tuple(found.values())
-
-
-def outcome(cases, samples: int, rng, execute_merged) -> list[str]:
-    """What differs. ``execute_merged``: (artifact of one graph of independent nodes, inputs) -> outputs."""
-    table = get_numerics("c")
-    inputs = [feeds(case.graph, rng, samples) for case in cases]
-    expected = [run(case.graph, x, table) for case, x in zip(cases, inputs, strict=True)]
-    actual = iter(execute_merged(emit(merge("cases", cases), "c"), [a for arrays in inputs for a in arrays]))
-    wrong = []
-    for case, arrays in zip(cases, expected, strict=True):
-        for e in arrays:
-            a = next(actual)
-            assert a.shape == e.shape
-            assert a.dtype == e.dtype
-            different = a.view(np.uint8) != e.view(np.uint8)
-            if different.any():
-                at = np.unravel_index(int(np.argmax(a != e)), e.shape)
-                wrong.append(f"{case.name} at {tuple(map(int, at))}: expected {e[at]}, got {a[at]}; {(a != e).sum()} of {e.size} differ")
-    return wrong
 
 
 def in_the_runner(artifact: Artifact, inputs):
