@@ -27,7 +27,7 @@ int main(void)
 """
 
 
-def compiled(artifact: Artifact, folder: Path, *flags: str, compiler: str = "gcc") -> Path:
+def compiled(artifact: Artifact, folder: Path, *flags: str | Path) -> Path:
     """A program that reads the inputs of one sample after another and writes the outputs. Fails on warnings that ``flags`` make errors."""
     facts, size = CFile(artifact.data).facts, "sizeof *{0}() * {1}"
     parts: dict[str, list[str]] = {"read": [], "write": []}
@@ -40,7 +40,7 @@ def compiled(artifact: Artifact, folder: Path, *flags: str, compiler: str = "gcc
     (folder / "main.c").write_text(MAIN.format(symbol=facts["symbol"], **{k: "\n".join(v) for k, v in parts.items()}))
     program = folder / "program"
     done = subprocess.run(
-        [compiler, *flags, folder / "model.c", folder / "main.c", "-o", program], capture_output=True, text=True, check=False
+        ["gcc", folder / "model.c", folder / "main.c", *flags, "-o", program], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return program

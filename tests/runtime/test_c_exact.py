@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +14,7 @@ from cases import CASES, Case, feeds
 from cases.merge import cases_of, merge, outcome
 from compiled import SANITIZERS, WARNINGS, compiled, execute
 from models import build_net, calibration_of, tiny_mlperf
+from requirements import ROOT, missing
 
 import qwtv2_edge as qe
 from qwtv2_edge.backends import Artifact, emit, get_numerics
@@ -42,6 +47,12 @@ def one_per_kernel() -> tuple[Case, ...]:
         for case in cases_of(family):
             found.setdefault(tuple(dict.fromkeys(build(case.graph)[0].ops)), case)
     return tuple(found.values())
+
+
+@cache
+def network(name: str) -> qe.Graph:
+    samples = calibration_of(name, 24)
+    return qe.quantize(qe.capture(build_net(name), (samples[:1],)), samples).graph
 
 
 def in_the_runner(artifact: Artifact, inputs):
@@ -83,13 +94,53 @@ def test_every_kernel_compiles_for_cortex_m_without_a_warning(core, optimisation
     compile_object(tmp_path, core, *WARNINGS, optimize=optimisation)
 
 
+# ---------------------------------------------------------------- CMSIS-NN
+
+#: declarations to compile against
+PROTOTYPES = ROOT / "tests" / "cmsis_nn"
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.usefixtures("quick_plans")
+def test_calls_of_cmsis_nn_compile_without_a_warning(core, tmp_path, require):
+    """Against declarations alone: whether CMSIS-NN then gives the same bytes is the next test's matter."""
+    require("arm-none-eabi-gcc", bool(compiler_version()), "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi")
+    emit(merge("cases", one_per_kernel()), "c").save(tmp_path)
+    compile_object(tmp_path, core, *WARNINGS, "-DQWTV2_CMSIS_NN", f"-I{PROTOTYPES}", optimize="-Os")
+
+
+@pytest.fixture(scope="module")
+def cmsis_nn(tmp_path_factory) -> tuple[Path, ...]:
+    """Flags that compile against CMSIS-NN's own sources, and its library built for this machine: plain C, no vector instructions."""
+    root = os.environ.get("QWTV2_CMSIS_NN_SOURCE", "")
+    if not root:
+        missing("cmsis-nn", "no sources of CMSIS-NN; set QWTV2_CMSIS_NN_SOURCE to a checkout of github.com/ARM-software/CMSIS-NN")
+    folder = tmp_path_factory.mktemp("cmsis_nn")
+    sources = [p for p in sorted(Path(root, "Source").rglob("*.c")) if "s8" in p.name or p.parent.name == "NNSupportFunctions"]
+    flags = ["-std=c11", "-O2", "-w", f"-I{root}/Include"]
+    subprocess.run(["gcc", *flags, "-c", *(p for p in sources if not re.search("f16|f32", p.name))], cwd=folder, check=True)
+    subprocess.run(["ar", "rcs", "cmsis.a", *folder.glob("*.o")], cwd=folder, check=True)
+    return (folder / "cmsis.a", *flags, "-DQWTV2_CMSIS_NN")
+
+
+@pytest.mark.parametrize("family", ["conv", "linear", "elementwise", "pool", "clamp"])
+@pytest.mark.usefixtures("quick_plans")
+def test_cmsis_nn_gives_the_same_bytes(family, cmsis_nn, rng, tmp_path):
+    def execute_cmsis(artifact, inputs):
+        return execute(compiled(artifact, tmp_path, *cmsis_nn), artifact, inputs)
+
+    assert outcome(cases_of(family), 8, rng, execute_cmsis) == []
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_networks_on_cmsis_nn_give_the_same_bytes(name, cmsis_nn, data_dir, tmp_path):
+    graph, inputs = network(name), calibration_of(name, 4)
+    artifact = emit(graph, "c")
+    (actual,) = execute(compiled(artifact, tmp_path, *cmsis_nn), artifact, [inputs])
+    np.testing.assert_array_equal(actual, run(graph, [inputs], get_numerics("c"))[0])
+
+
 # ---------------------------------------------------------------- networks
-
-
-@cache
-def network(name: str) -> qe.Graph:
-    samples = calibration_of(name, 24)
-    return qe.quantize(qe.capture(build_net(name), (samples[:1],)), samples).graph
 
 
 @pytest.mark.parametrize("name", NETS)

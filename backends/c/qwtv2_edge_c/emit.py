@@ -185,9 +185,18 @@ TOP = """\
    Write the input's codes to {symbol}_input_0(), call {symbol}_run(), read the output's codes from {symbol}_output_0(); the
    inputs are overwritten. QWTV2_APART places every activation apart from all others that live beside it, for debugging;
    QWTV2_ARENA may hold an attribute that puts the arena into a memory section. QWTV2_TRACE(n) may be defined as a statement to
-   run before node n. */
+   run before node n. QWTV2_CMSIS_NN lets kernels call CMSIS-NN, whose headers must be on the include path. */
 """
 
+CMSIS_NN = """\
+#ifdef QWTV2_CMSIS_NN
+#ifndef QWTV2_APART
+#define QWTV2_APART
+#endif
+#ifndef QWTV2_CMSIS_NN_ROOM
+#define QWTV2_CMSIS_NN_ROOM {room}
+#endif
+#endif"""
 
 TRACE = """\
 #ifndef QWTV2_TRACE
@@ -202,6 +211,7 @@ def _body(u: Unit, plans: Sequence[Plan], facts: Mapping[str, Any], ports: Seque
         _json_line(facts),
         TOP.format(title=comment(f"Network '{u.graph.name}'"), symbol=facts["symbol"]).rstrip(),
         "\n".join(f"#include {h}" for h in headers),
+        CMSIS_NN.format(room=u.cmsis_room),
         "/* ---- kernels ---- */",
         kernels,
         "/* ---- constants of the network ---- */",
@@ -277,7 +287,7 @@ def _header(graph: Graph, plans: Sequence[Plan], inputs: Sequence[Port], outputs
         "#endif",
         "",
         "/* Bytes of the arena that the network's file holds. */",
-        "#ifndef QWTV2_APART",
+        "#if !defined(QWTV2_APART) && !defined(QWTV2_CMSIS_NN)",
         f"#define {upper}_ARENA_BYTES {plans[0].bytes}",
         "#else",
         f"#define {upper}_ARENA_BYTES {plans[1].bytes}",

@@ -33,7 +33,7 @@ from qwtv2_edge.ops.spec import ACTIVATIONS
 from qwtv2_edge.ops.weighted import effective_scale, weights_of
 from qwtv2_edge.planner import is_view
 from qwtv2_edge_c.numerics import NUMERICS
-from qwtv2_edge_c.source import array, identifier, kernel_words, struct
+from qwtv2_edge_c.source import OnlyCmsis, array, identifier, kernel_words, only_cmsis, struct
 
 F = np.float32
 I = np.int64  # noqa: E741
@@ -43,6 +43,9 @@ TABLE = NUMERICS["c"]
 CTYPES = {"int8": "int8_t", "int4": "int8_t", "int16": "int16_t", "int32": "int32_t"}
 #: axes that a movement may have once those that stay together are merged
 COPY_AXES, BROADCAST_AXES, REDUCE_AXES = 5, 4, 2
+
+#: channels that CMSIS-NN's depthwise kernel for vector instructions takes at once
+CMSIS_CHANNELS = 124
 
 #: (code, what is wrong, fix)
 Limit = tuple[str, str, str]
@@ -60,6 +63,7 @@ class Unit:
         ops, nodes: kernels called, and the graph node of each.
         traced: nodes in the order of the run function; each has its number there.
         scratch: node -> bytes.
+        cmsis_room: bytes that CMSIS-NN's kernels need at most, on any core.
     """
 
     graph: Graph
@@ -71,6 +75,7 @@ class Unit:
     nodes: list[str] = field(default_factory=list)
     traced: list[str] = field(default_factory=list)
     scratch: dict[str, int] = field(default_factory=dict)
+    cmsis_room: int = 16
     _taken: set[str] = field(default_factory=lambda: set(kernel_words()))
     _arrays: dict[tuple[str, bytes], str] = field(default_factory=dict)
 
@@ -121,6 +126,15 @@ class Unit:
             self.definitions.append(array(ctype, self._arrays[key], values))
         return self._arrays[key]
 
+    def array_for_cmsis(self, hint: str, values: np.ndarray, ctype: str) -> str:
+        """A constant array that is there for CMSIS-NN alone, unless it is there anyway."""
+        known = self._arrays.get((ctype, values.tobytes()))
+        if known is not None:
+            return known
+        name = self.free(hint)
+        self.definitions.append(only_cmsis(array(ctype, name, values)))
+        return name
+
     def struct(self, tag: str, node: Node, fields: Mapping[str, Any]) -> str:
         name = self.free(f"{identifier(node.name)}_{tag}")
         self.definitions.append(struct(tag, name, fields))
@@ -168,16 +182,31 @@ def bits(type: TensorType) -> int:
 # ---------------------------------------------------------------- weighted ops
 
 
-def _matmul(u: Unit, node: Node, weights: np.ndarray, depth: int, outputs: int, bias: np.ndarray) -> dict[str, Any]:
-    """The struct matmul of a weighted node. weights: of all groups; outputs: of one."""
-    types, out = u.graph.in_types(node), u.graph.out_types(node)[0]
+def _matmul(u: Unit, node: Node, weights: np.ndarray, depth: int, outputs: int, *, padded: bool) -> dict[str, Any]:
+    """The struct matmul of a weighted node. weights: of all groups; outputs: of one; padded: windows may reach over the border."""
+    types, out, bias = u.graph.in_types(node), u.graph.out_types(node)[0], _offset(u, node)
     key = wide_key(node.op) if types[0].dtype == "int16" else node.op
     return {
         "depth": depth,
         "outputs": outputs,
         **_channels(u, node, weights, bias, effective_scale(node.op, TABLE.rule(key), types, out)),
         "out": codes_of(out, node.attrs.activation),
+        **_for_cmsis(u, node, u.graph.constants[node.inputs[2]] if padded else bias),
     }
+
+
+def _for_cmsis(u: Unit, node: Node, bias: np.ndarray) -> dict[str, Any]:
+    """The struct cmsis_nn of an 8-bit convolution: the bias that goes with its input offset, and shifts in 32 bits."""
+    types, out = u.graph.in_types(node), u.graph.out_types(node)[0]
+    if out.dtype != "int8":
+        return {}
+    name = identifier(node.name)
+    _, shift = fp.quantize_multiplier(effective_scale(node.op, TABLE.rule(node.op), types, out))
+    arrays = {
+        "bias": u.array_for_cmsis(f"{name}_cmsis_bias", bias.astype(np.int32), "int32_t"),
+        "shift": u.array_for_cmsis(f"{name}_cmsis_shift", shift.astype(np.int32), "int32_t"),
+    }
+    return {"cmsis_nn": OnlyCmsis(arrays)}
 
 
 def _channels(u: Unit, node: Node, weights: np.ndarray, bias: np.ndarray, scale: np.ndarray) -> dict[str, Any]:
@@ -209,7 +238,8 @@ def _fully_connected(u: Unit, node: Node) -> None:
 def _rows(u: Unit, node: Node, vectors: int, depth: int, outputs: int) -> None:
     """Vector by vector times one matrix."""
     x = u.graph.in_types(node)[0]
-    matmul = u.struct("matmul", node, _matmul(u, node, u.graph.constants[node.inputs[1]], depth, outputs, _offset(u, node)))
+    matmul = u.struct("matmul", node, _matmul(u, node, u.graph.constants[node.inputs[1]], depth, outputs, padded=False))
+    u.cmsis_room = max(u.cmsis_room, 4 * depth)  # Arm Compiler's kernel for cores with DSP instructions
     kernel = "fully_connected" if x.dtype == "int8" else "fully_connected_int16"
     u.call(node, kernel, u.use(node.inputs[0]), u.use(node.outputs[0]), u.room(node, depth), vectors, matmul)
 
@@ -245,7 +275,8 @@ def _conv2d(u: Unit, node: Node) -> None:
 def _conv(u: Unit, node: Node, weights: np.ndarray, window: dict[str, Any], groups: int) -> None:
     x = u.graph.in_types(node)[0]
     depth = prod(window["kernel"]) * window["channels"] // groups
-    matmul = _matmul(u, node, weights, depth, weights.shape[0] // groups, _offset(u, node))
+    matmul = _matmul(u, node, weights, depth, weights.shape[0] // groups, padded=True)
+    u.cmsis_room = max(u.cmsis_room, 4 * (-(-depth * groups // 16) * 16))  # four windows in whole vectors
     params = {"window": window, "groups": groups, "input_zero_point": x.zero_point, "matmul": matmul}
     kernel = "conv2d" if x.dtype == "int8" else "conv2d_int16"
     u.call(node, kernel, u.use(node.inputs[0]), u.use(node.outputs[0]), u.room(node, depth), u.struct("conv2d", node, params))
@@ -264,7 +295,9 @@ def _depthwise(u: Unit, node: Node) -> None:
         "input_zero_point": x.zero_point,
         **_channels(u, node, weights, _offset(u, node), effective_scale(node.op, TABLE.rule(key), u.graph.in_types(node), out)),
         "out": codes_of(out, a.activation),
+        **_for_cmsis(u, node, u.graph.constants[node.inputs[2]]),
     }
+    u.cmsis_room = max(u.cmsis_room, prod(w.shape[1:3]) * max(4 * CMSIS_CHANNELS, 2 * x.shape[3]))
     narrow = "depthwise_conv2d" if w.shape[3] == x.shape[3] else "depthwise_conv2d_multiple"
     kernel = narrow if x.dtype == "int8" else "depthwise_conv2d_int16"
     u.call(node, kernel, u.use(node.inputs[0]), u.use(node.outputs[0]), u.struct("depthwise_conv2d", node, params))
@@ -276,7 +309,7 @@ def _transpose_conv(u: Unit, node: Node) -> None:
     params = {
         "window": _window(x, out, w.shape[1:3], a, [c[0] for c in a.crop]),
         "input_zero_point": x.zero_point,
-        "matmul": _matmul(u, node, weights, prod(w.shape[1:]), w.shape[0], _offset(u, node)),
+        "matmul": _matmul(u, node, weights, prod(w.shape[1:]), w.shape[0], padded=True),
     }
     u.call(node, "transpose_conv2d", u.use(node.inputs[0]), u.use(node.outputs[0]), u.struct("transpose_conv2d", node, params))
 
@@ -438,6 +471,7 @@ def _pool(kernel: str) -> Callable[[Unit, Node], None]:
     def emit(u: Unit, node: Node) -> None:
         a, x, out = node.attrs, u.graph.in_types(node)[0], u.graph.out_types(node)[0]
         window = u.struct("window", node, _window(x, out, a.kernel, a, _before(a)))
+        u.cmsis_room = max(u.cmsis_room, 4 * x.shape[3])
         u.call(node, kernel, u.use(node.inputs[0]), u.use(node.outputs[0]), window)
 
     return emit
@@ -491,12 +525,14 @@ def _softmax(u: Unit, node: Node) -> None:
     if (out.scale, out.zero_point) != (1.0 / 256, -128):
         said = f"softmax gives scale 1/256 and zero point -128, not {out.scale} and {out.zero_point}"
         raise GraphError(said, fix="give its output that scale and zero point")
+    m, e = fp.softmax_multiplier(x.scale, node.attrs.beta)
     table = np.trim_zeros(fp.softmax_exponentials(x.scale, node.attrs.beta), "b").astype(np.int32)
     params = {
         "rows": x.size // x.shape[-1],
         "columns": x.shape[-1],
         "entries": len(table),
         "exponentials": u.array(f"{identifier(node.name)}_exponentials", table, "int32_t"),
+        **{name: OnlyCmsis(v) for name, v in zip(("multiplier", "shift", "least"), (m, e, -fp.integer_bits_radius(5, e)), strict=True)},
     }
     u.call(node, "softmax", u.use(node.inputs[0]), u.use(node.outputs[0]), u.struct("softmax", node, params))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ KERNELS = Path(__file__).with_name("kernels")
 WIDTH = 120
 ONCE = "#pragma once\n"
 INCLUDE = re.compile(r'#include "(\w+)\.h"\n')
-SYSTEM_INCLUDE = re.compile(r"#include (<\w+\.h>)\n")
+#: headers of C itself go to the top of the file
+SYSTEM_INCLUDE = re.compile(r"#include (<(?:stdint|string)\.h>)\n")
 WORD = re.compile(r"[A-Za-z_]\w*")
 
 RESERVED = frozenset(
@@ -88,16 +90,32 @@ def array(ctype: str, name: str, values: np.ndarray) -> str:
     return f"static const {ctype} {name}[{len(values) if structs else values.size}] = {{\n{body}\n}};"
 
 
-def initialiser(value: Any) -> str:
-    """A number, the name of something, or braces: a mapping for a struct, a sequence for an array."""
+@dataclass(frozen=True)
+class OnlyCmsis:
+    """A field of a struct that is there for CMSIS-NN alone."""
+
+    value: Any
+
+
+def only_cmsis(text: str) -> str:
+    return f"#ifdef QWTV2_CMSIS_NN\n{text}\n#endif"
+
+
+def initialiser(value: Any, indent: str = "") -> str:
+    """A number, the name of something, or braces: a mapping for a struct, a sequence for an array. Structs of structs take lines."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f".{k} = {initialiser(v)}" for k, v in value.items()) + "}"
+        if not any(isinstance(v, Mapping | OnlyCmsis) for v in value.values()):
+            return "{" + ", ".join(f".{k} = {initialiser(v)}" for k, v in value.items()) + "}"
+        inner, lines = indent + "    ", []
+        for k, v in value.items():
+            line = f"{inner}.{k} = {initialiser(v.value if isinstance(v, OnlyCmsis) else v, inner)},"
+            lines.append(only_cmsis(line) if isinstance(v, OnlyCmsis) else line)
+        return "\n".join(["{", *lines, indent + "}"])
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return "{" + ", ".join(map(initialiser, value)) + "}"
+        return "{" + ", ".join(initialiser(v, indent) for v in value) + "}"
     return value if isinstance(value, str) else str(int(value))
 
 
 def struct(tag: str, name: str, fields: Mapping[str, Any]) -> str:
-    """Definition of a constant struct, a field per line."""
-    body = "".join(f"    .{k} = {initialiser(v)},\n" for k, v in fields.items())
-    return f"static const struct {tag} {name} = {{\n{body}}};"
+    """Definition of a constant struct."""
+    return f"static const struct {tag} {name} = {initialiser(fields)};"

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cmsis_nn.h"
 #include "kernel.h"
 #include "broadcast.h"
 #include "fixed_point.h"
@@ -12,8 +13,26 @@ struct add {
     struct codes out;
 };
 
+#ifdef QWTV2_CMSIS_NN
+static inline int cmsis_nn_add(const int8_t *x, const int8_t *y, int8_t *out, const struct add *p)
+{
+    const struct broadcast *b = &p->shape;
+    if (p->sign != 1 || run_count(b) != 1 || b->x_step[3] != 1 || b->y_step[3] != 1) {
+        return 0;
+    }
+    return arm_elementwise_add_s8(x, y, -p->x_zero_point, p->x.multiplier, p->x.shift, -p->y_zero_point, p->y.multiplier, p->y.shift,
+                                  20, out, p->out.zero_point, p->sum.multiplier, p->sum.shift, p->out.low + p->out.zero_point,
+                                  p->out.high + p->out.zero_point, b->count) == ARM_CMSIS_NN_SUCCESS;
+}
+#endif
+
 KERNEL void add(const int8_t *x, const int8_t *y, int8_t *out, const struct add *p)
 {
+#ifdef QWTV2_CMSIS_NN
+    if (cmsis_nn_add(x, y, out, p)) {
+        return;
+    }
+#endif
     for (int32_t r = 0; r < run_count(&p->shape); r++, out += p->shape.count) {
         const int8_t *a = x + run_start(r, p->shape.size, p->shape.x_step);
         const int8_t *b = y + run_start(r, p->shape.size, p->shape.y_step);

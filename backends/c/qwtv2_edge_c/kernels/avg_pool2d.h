@@ -7,6 +7,11 @@
    written when all that it needs of the input was read. */
 KERNEL void avg_pool2d(const int8_t *x, int8_t *y, const struct window *w)
 {
+#ifdef QWTV2_CMSIS_NN
+    if (arm_avgpool_s8_get_buffer_size(w->output[1], w->channels) <= QWTV2_CMSIS_NN_ROOM && cmsis_nn_pooled(x, y, w, arm_avgpool_s8)) {
+        return;
+    }
+#endif
     for (int32_t i = 0; i < w->images; i++, x += w->input[0] * w->input[1] * w->channels) {
         for (int32_t oy = 0; oy < w->output[0]; oy++) {
             for (int32_t ox = 0; ox < w->output[1]; ox++, y += w->channels) {

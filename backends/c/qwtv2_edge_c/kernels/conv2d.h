@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cmsis_nn_matmul.h"
 #include "kernel.h"
 #include "convolution.h"
 #include "matmul_int8.h"
@@ -32,9 +33,35 @@ static inline void conv2d_column(const int8_t *x, int16_t *column, int32_t oy, i
     }
 }
 
+#ifdef QWTV2_CMSIS_NN
+static inline int cmsis_nn_conv2d(const int8_t *x, int8_t *y, const struct conv2d *p)
+{
+    const struct window *w = &p->window;
+    const struct matmul *m = &p->matmul;
+    const int32_t outputs = m->outputs * p->groups;
+    const cmsis_nn_conv_params params = {
+        -p->input_zero_point,
+        m->out.zero_point,
+        {w->stride[1], w->stride[0]},
+        {w->pad[1], w->pad[0]},
+        {w->dilation[1], w->dilation[0]},
+        cmsis_nn_bounds(m->out),
+    };
+    const cmsis_nn_dims input = {w->images, w->input[0], w->input[1], w->channels};
+    const cmsis_nn_dims filter = {outputs, w->kernel[0], w->kernel[1], w->channels / p->groups};
+    const cmsis_nn_dims output = {w->images, w->output[0], w->output[1], outputs};
+    return cmsis_nn_convolve(x, y, &params, &input, &filter, &output, m);
+}
+#endif
+
 /* Output rows from top to bottom; a row is written when all that it needs of the input was read. column: room for one window. */
 KERNEL void conv2d(const int8_t *x, int8_t *y, int16_t *column, const struct conv2d *p)
 {
+#ifdef QWTV2_CMSIS_NN
+    if (cmsis_nn_conv2d(x, y, p)) {
+        return;
+    }
+#endif
     const struct window *w = &p->window;
     const int32_t channels = w->channels / p->groups;
     for (int32_t i = 0; i < w->images; i++, x += w->input[0] * w->input[1] * w->channels) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cmsis_nn.h"
 #include "fixed_point.h"
 #include "window.h"
 
@@ -12,4 +13,7 @@ struct depthwise_conv2d {
     const int32_t *bias, *multiplier;
     const int8_t *shift;
     struct codes out;
+#ifdef QWTV2_CMSIS_NN
+    struct cmsis_nn cmsis_nn;
+#endif
 };

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cmsis_nn_depthwise.h"
 #include "kernel.h"
 #include "depthwise.h"
 
@@ -36,6 +37,11 @@ static inline void depthwise_sums(const int8_t *x, int32_t oy, int32_t ox, int32
 /* One filter per channel. Output rows from top to bottom; a row is written when all that it needs of the input was read. */
 KERNEL void depthwise_conv2d(const int8_t *x, int8_t *y, const struct depthwise_conv2d *p)
 {
+#ifdef QWTV2_CMSIS_NN
+    if (cmsis_nn_depthwise(x, y, p)) {
+        return;
+    }
+#endif
     const struct window *w = &p->window;
     for (int32_t i = 0; i < w->images; i++, x += w->input[0] * w->input[1] * w->channels) {
         for (int32_t oy = 0; oy < w->output[0]; oy++) {

@@ -1,11 +1,17 @@
 #pragma once
 
+#include "cmsis_nn_depthwise.h"
 #include "kernel.h"
 #include "depthwise.h"
 
 /* As depthwise_conv2d, several output channels for each of the input. */
 KERNEL void depthwise_conv2d_multiple(const int8_t *x, int8_t *y, const struct depthwise_conv2d *p)
 {
+#ifdef QWTV2_CMSIS_NN
+    if (cmsis_nn_depthwise(x, y, p)) {
+        return;
+    }
+#endif
     const struct window *w = &p->window;
     const int32_t outputs = w->channels * p->multiplicity;
     for (int32_t i = 0; i < w->images; i++, x += w->input[0] * w->input[1] * w->channels) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cmsis_nn.h"
 #include "fixed_point.h"
 
 /* One vector of 16-bit values times a matrix of 8-bit weights: what convolutions and fully connected layers come down to.
@@ -12,6 +13,9 @@ struct matmul {
     const int32_t *bias, *multiplier;
     const int8_t *shift;
     struct codes out;
+#ifdef QWTV2_CMSIS_NN
+    struct cmsis_nn cmsis_nn;
+#endif
 };
 
 /* Four rows at once: each value of x is read once for four products. */

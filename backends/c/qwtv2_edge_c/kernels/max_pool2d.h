@@ -7,6 +7,11 @@
    the input was read. */
 KERNEL void max_pool2d(const int8_t *x, int8_t *y, const struct window *w)
 {
+#ifdef QWTV2_CMSIS_NN
+    if (cmsis_nn_pooled(x, y, w, arm_max_pool_s8)) {
+        return;
+    }
+#endif
     for (int32_t i = 0; i < w->images; i++, x += w->input[0] * w->input[1] * w->channels) {
         for (int32_t oy = 0; oy < w->output[0]; oy++) {
             for (int32_t ox = 0; ox < w->output[1]; ox++, y += w->channels) {

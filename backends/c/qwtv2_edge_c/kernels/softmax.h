@@ -1,5 +1,6 @@
 #pragma once
 
+#include "cmsis_nn.h"
 #include "kernel.h"
 #include "reciprocal.h"
 
@@ -7,6 +8,9 @@
 struct softmax {
     int32_t rows, columns, entries;
     const int32_t *exponentials;
+#ifdef QWTV2_CMSIS_NN
+    int32_t multiplier, shift, least;
+#endif
 };
 
 static inline int32_t softmax_exponential(int32_t below, const struct softmax *p)
@@ -16,6 +20,9 @@ static inline int32_t softmax_exponential(int32_t below, const struct softmax *p
 
 KERNEL void softmax(const int8_t *x, int8_t *y, const struct softmax *p)
 {
+#ifdef QWTV2_CMSIS_NN
+    arm_softmax_s8(x, p->rows, p->columns, p->multiplier, p->shift, p->least, y);
+#else
     for (int32_t r = 0; r < p->rows; r++, x += p->columns, y += p->columns) {
         int32_t largest = -128, sum = 0, headroom = 0;
         for (int32_t i = 0; i < p->columns; i++) {
@@ -36,4 +43,5 @@ KERNEL void softmax(const int8_t *x, int8_t *y, const struct softmax *p)
             y[i] = (int8_t)(code > 127 ? 127 : code);
         }
     }
+#endif
 }
