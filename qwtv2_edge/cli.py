@@ -31,6 +31,7 @@ from qwtv2_edge.errors import MissingToolError, QwtEdgeError, UsageError
 
 if TYPE_CHECKING:
     from qwtv2_edge.export import Export
+    from qwtv2_edge.fit import Fit
     from qwtv2_edge.opening import Opened
     from qwtv2_edge.profiling.report import Comparison, ProfileReport
     from qwtv2_edge.verification.report import VerifyReport
@@ -239,7 +240,9 @@ def verify_command(
     numerics: NumericsOption = None,
     inputs: Annotated[Path | None, typer.Option("--inputs", help=".npz; edge patterns always run too.", show_default=False)] = None,
     samples: Annotated[int | None, typer.Option("--samples", help="At most this many of the inputs.", min=1, show_default=False)] = None,
-    device: Annotated[str, typer.Option("--device", help="host, qemu:cortex-a53|cortex-a76|max, or ssh:[USER@]HOST.")] = "host",
+    device: Annotated[
+        str, typer.Option("--device", help="host, qemu:cortex-a53|cortex-a76|max, ssh:[USER@]HOST, or board:cortex-m4|m7|m33|m55.")
+    ] = "host",
 ) -> int:
     """Run artifacts in their real runtimes and compare every byte with the simulator."""
     from qwtv2_edge.backends import emit, numerics_among
@@ -268,6 +271,10 @@ def verify_command(
                 names = wanted.get(target) or [n for n, t in tables_on_family(list(artifacts), place.family).items() if t.target == target]
                 reports[target] = verify(opened.graph, artifact, source, names, samples, progress, place)
     results = {n: r for report in reports.values() for n, r in report.results.items()}
+    if not results:
+        raise UsageError(
+            f"nothing of {path} ({', '.join(artifacts)}) runs on {place.name}", fix="export with --target c; of a .qir verify --numerics c"
+        )
 
     def show(console: Console) -> None:
         for r in results.values():
@@ -524,6 +531,76 @@ def inspect_command(ui: Ui, path: ModelPath) -> int:
 
     ui.result(found, show)
     return EXIT_OK
+
+
+@command("fit")
+def fit_command(
+    ui: Ui,
+    path: ModelPath,
+    target: Annotated[str, typer.Option("--target", help="cortex-m4, -m7, -m33, -m55, or ethos-u55-128 and the like.", show_default=False)],
+    runtime: Annotated[str, typer.Option("--runtime", help="tflite-micro, c or executorch-cortex-m.")] = "tflite-micro",
+    flash: Annotated[str, typer.Option("--flash", help="Budget, e.g. 512K or 1M.", show_default=False)] = "",
+    ram: Annotated[str, typer.Option("--ram", help="Budget, e.g. 128K.", show_default=False)] = "",
+    count: Annotated[bool, typer.Option("--instructions", help="Count instructions and stack on an emulated board (--runtime c).")] = False,
+) -> int:
+    """Flash and RAM on a microcontroller, before there is a board; fails where a budget is exceeded, and says what to change."""
+    from qwtv2_edge.fit import fit, parse_device, parse_size
+
+    budgets = {name: parse_size(text) if text else 0 for name, text in (("flash", flash), ("ram", ram))}
+    device = parse_device(target)
+    opened = open_path(path)
+    samples = first_sample(opened) if count else None
+    with ui.progress() as progress:
+        progress("fit", 0, 0)
+        found = fit(opened.graph, device, runtime, artifacts=opened.artifacts, samples=samples, **budgets)
+    ui.result({"network": opened.graph.name, **found.to_json()}, lambda console: show_fit(console, found))
+    return EXIT_FAILED if found.fits is False else EXIT_OK
+
+
+def first_sample(opened: Opened) -> list[Any]:
+    """One array per input: the first sample that the export folder keeps, else zeros."""
+    import numpy as np
+
+    from qwtv2_edge.ir.types import DTYPES
+    from qwtv2_edge.opening import golden_inputs
+
+    kept = golden_inputs(opened)
+    types = [opened.graph.tensors[t] for t in opened.graph.inputs]
+    if kept is None:
+        return [np.zeros(type.shape, DTYPES[type.dtype]) for type in types]
+    return [a[: type.shape[0]] for a, type in zip(kept.arrays(), types, strict=True)]
+
+
+def show_fit(console: Console, found: Fit) -> None:
+    """The same for people."""
+    table = _table("#", "node", "op", "MACs >", "weights >", "instructions >", "live >", "")
+    for i, layer in enumerate(found.layers):
+        numbers = (f"{v:,}" if v else "" for v in (layer.macs, layer.weight_bytes, layer.instructions, layer.live_bytes))
+        table.add_row(str(i), escape(layer.node), layer.op, *numbers, "peak" if i == found.peak else "")
+    console.print(table)
+    for kind, memory in (("flash", found.flash), ("RAM", found.ram)):
+        verdict = "" if memory.fits is None else f" of {memory.budget:,}: {'fits' if memory.fits else 'too much'}"
+        parts = ", ".join(f"{name.replace('_', ' ')} {size:,}" for name, size in memory.parts.items())
+        console.print(f"{kind} {memory.bytes:,} bytes{verdict} ({parts})\n  {memory.method}", soft_wrap=True)
+    if found.instructions is not None:
+        console.print(f"{found.instructions:,} instructions per inference on an emulated board: no measure of time")
+    console.print(f"largest tensor {escape(found.largest_tensor[0])}: {found.largest_tensor[1]:,} bytes")
+    if found.arena is not None:
+        console.print(
+            f"TFLite Micro's own arena: {found.arena.bytes_32:,} bytes on 32 bits (estimate), {found.arena.bytes:,} measured on 64"
+        )
+    if found.npu is not None:
+        npu = found.npu
+        left = ", ".join(f"{count} {op}" for op, count in npu.cpu_operators.items()) or "none"
+        console.print(
+            f"Vela's estimate for {npu.accelerator}: {npu.cycles:,} cycles, {npu.milliseconds:.3f} ms at {npu.clock_hz / 1e6:.0f} MHz; "
+            f"{npu.npu_operators} operators on the NPU, left to the CPU: {left}",
+            soft_wrap=True,
+        )
+    for name, reasons in found.support.items():
+        console.print(f"{name}: {'runs it' if not reasons else escape('; '.join(reasons))}", soft_wrap=True)
+    for line in found.advice:
+        console.print(f"* {escape(line)}", soft_wrap=True)
 
 
 @command("compare")
