@@ -506,9 +506,9 @@ def quantize_codes(x: np.ndarray, scale: float, zero_point: int, rule: str, code
     Args:
         x: float32, any shape, finite.
         rule: "HAZ" clamp(HAZ(f32(x / s)) + z); "RNE" clamp(RNE(f32(x * f32(1 / s))) + z);
-            "HAZ64" clamp(HAZ(f64(x) / f64(s)) + z).
+            "HAZ64" clamp(HAZ(f64(x) / f64(s)) + z); "HAZ_RECIPROCAL" clamp(HAZ(f32(x * f32(1 / s))) + z).
         codes: the bounds of the dtype, int8's or int16's.
-    Raises: QuantizeError: x is not finite, or (HAZ, HAZ64) x / s leaves int32.
+    Raises: QuantizeError: x is not finite, or (all but RNE) x / s leaves int32.
     Source: LiteRT tflite/kernels/internal/reference/quantize.h, optimized/optimized_ops.h :: AffineQuantize;
         XNNPACK src/f32-qs8-vcvt
     """
@@ -522,10 +522,13 @@ def quantize_codes(x: np.ndarray, scale: float, zero_point: int, rule: str, code
             v = x * (F(1) / F(scale))
         v = np.clip(v, F(8 * codes[0]), F(8 * codes[1]), out=v)  # far outside the codes, so the clamp below decides the same
         np.rint(v, out=v)
-    elif rule in ("HAZ", "HAZ64"):
+    elif rule in ("HAZ", "HAZ64", "HAZ_RECIPROCAL"):
         if largest / scale >= 2**31 - 256:
             raise QuantizeError(f"input value {largest} is beyond 32 bits at scale {scale}", fix="feed values within the calibrated range")
-        v = x / F(scale) if rule == "HAZ" else x.astype(np.float64) / np.float64(F(scale))
+        if rule == "HAZ_RECIPROCAL":
+            v = x * (F(1) / F(scale))
+        else:
+            v = x / F(scale) if rule == "HAZ" else x.astype(np.float64) / np.float64(F(scale))
         v = round_half_away(v)
     else:
         raise AssertionError(f"unknown rule {rule!r}")
@@ -692,6 +695,20 @@ def softmax_float_lut(codes: np.ndarray, scale: float, beta: float, output_scale
     total = np.add.accumulate(e, axis=-1, dtype=F)[..., -1:]  # in order, one rounding per term
     inverse = F(1) / (total * F(output_scale))
     return to_codes(round_half_away(e * inverse).astype(I), zero_point)
+
+
+def softmax_lut16(codes: np.ndarray, scale: float, beta: float, output_scale: float, zero_point: int) -> np.ndarray:
+    """int8 softmax of TFLite's optimised kernels on 64-bit ARM: 16-bit table of exponentials, integer sum.
+
+    Source: LiteRT tflite/kernels/internal/optimized/optimized_ops.h :: SoftmaxInt8LUT
+    """
+    step = F(scale) * F(beta)
+    exponentials = np.exp((step * -np.arange(256, dtype=F)).astype(np.float64)).astype(F)
+    table = np.minimum((exponentials * F(65535)).astype(np.float64) + 0.5, 65535).astype(I)
+    q = codes.astype(I)
+    e = table[q.max(-1, keepdims=True) - q]
+    inverse = F(1) / (e.sum(-1, keepdims=True).astype(F) * F(output_scale))
+    return to_codes(multiply_quantized(e, *quantize_multiplier(inverse.astype(np.float64))), zero_point)
 
 
 #: fraction bits of the integer softmax table; 2**20 * 2**11 entries still fit int32
@@ -873,21 +890,45 @@ def reduction_scale(input_scale: float, output_scale: float, count: int) -> np.f
     return np.float64(F(input_scale)) / (np.float64(F(output_scale)) * count)
 
 
-def mean_xnn(total: np.ndarray, count: int, input_scale: float, input_zero_point: int, output_scale: float, zero_point: int) -> np.ndarray:
+def mean_xnn(
+    total: np.ndarray, count: int, input_scale: float, input_zero_point: int, output_scale: float, zero_point: int, *, fused: bool = False
+) -> np.ndarray:
     """XNNPACK's mean, zero point included (it is added in float32); float32 integers, not clamped.
 
+    Args:
+        fused: products and sums are rounded once together, as a compiler for ARM may decide.
     Source: XNNPACK src/operators/reduce-nd.c
     """
-    scale = (F(input_scale) / F(output_scale)) * (F(1) / F(count))
-    bias = F(zero_point) - F(count * input_zero_point) * scale
-    return np.rint(total.astype(np.int32).astype(F) * scale + bias)
+    return _reduce_xnn(total, count, (F(input_scale) / F(output_scale)) * (F(1) / F(count)), input_zero_point, zero_point, fused)
 
 
-def sum_xnn(total: np.ndarray, count: int, input_scale: float, input_zero_point: int, output_scale: float, zero_point: int) -> np.ndarray:
+def sum_xnn(
+    total: np.ndarray, count: int, input_scale: float, input_zero_point: int, output_scale: float, zero_point: int, *, fused: bool = False
+) -> np.ndarray:
     """XNNPACK's sum; as mean_xnn, without the division. Source: XNNPACK src/operators/reduce-nd.c"""
-    scale = F(input_scale) / F(output_scale)
-    bias = F(zero_point) - F(count * input_zero_point) * scale
-    return np.rint(total.astype(np.int32).astype(F) * scale + bias)
+    return _reduce_xnn(total, count, F(input_scale) / F(output_scale), input_zero_point, zero_point, fused)
+
+
+def _reduce_xnn(total: np.ndarray, count: int, scale: np.float32, input_zero_point: int, zero_point: int, fused: bool) -> np.ndarray:
+    multiply_add = fused_multiply_add if fused else lambda a, b, c: a * b + c
+    bias = multiply_add(F(-count * input_zero_point), scale, F(zero_point))
+    return np.rint(multiply_add(total.astype(np.int32).astype(F), scale, bias))
+
+
+def fused_multiply_add(a: ArrayLike, b: ArrayLike, c: ArrayLike) -> np.ndarray:
+    """a * b + c of float32 values, rounded once to float32, ties to even; exact for results in the normal range.
+
+    The product is exact in float64. The sum is rounded to odd there (Boldo and Melquiond, 2008), so that rounding it again gives
+    what one rounding gives.
+    """
+    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
+    addend = np.asarray(c, np.float64)
+    total = np.atleast_1d(product + addend)
+    part = total - product
+    error = (product - (total - part)) + (addend - part)  # of the sum, exact (Knuth's TwoSum)
+    even = (total.view(I) & 1) == 0
+    odd = np.where((error != 0) & even, np.nextafter(total, np.where(error > 0, np.inf, -np.inf)), total)
+    return odd.astype(F).reshape(np.broadcast_shapes(product.shape, addend.shape))
 
 
 def mean_optimised(
@@ -995,12 +1036,19 @@ def inverse_square_root(x: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 # ---------------------------------------------------------------- hard_swish
 
 
-def hard_swish_ref(codes: np.ndarray, input_scale: float, input_zero_point: int, output_scale: float) -> np.ndarray:
+def hard_swish_ref(
+    codes: np.ndarray, input_scale: float, input_zero_point: int, output_scale: float, *, half_up: bool = False
+) -> np.ndarray:
     """TFLite's int8 hard_swish; int64, before the output zero point.
 
+    Args:
+        half_up: divisions round halves towards +inf and the product is floored, as ARM's vector instructions do; else
+            halves go away from zero and the product is truncated.
     Raises: QuantizeError: the output scale is below input scale / 128, which runtimes refuse.
-    Source: LiteRT tflite/kernels/internal/reference/hard_swish.h; activations.cc :: HardSwishPrepare
+    Source: LiteRT tflite/kernels/internal/reference/hard_swish.h, optimized/optimized_ops.h :: HardSwish;
+        activations.cc :: HardSwishPrepare
     """
+    divide = rshr if half_up else rdbpot
     high_res = F(input_scale) * F(1.0 / 128.0)
     m_out, e_out = (int(v) for v in quantize_multiplier(np.float64(high_res / F(output_scale))))
     if e_out > 0:
@@ -1014,9 +1062,9 @@ def hard_swish_ref(codes: np.ndarray, input_scale: float, input_zero_point: int,
     if e_relu > 0:
         r = saturate16(r << 1)
     elif e_relu < 0:
-        r = rdbpot(r, -e_relu)
-    r = (r + 32768) >> 1
-    return rdbpot(truncate_shift(r * pre, 15), -e_out)
+        r = divide(r, -e_relu)
+    product = ((r + 32768) >> 1) * pre
+    return divide(product >> 15 if half_up else truncate_shift(product, 15), -e_out)
 
 
 def multiplier16(multiplier: ArrayLike) -> np.ndarray:

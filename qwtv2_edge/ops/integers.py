@@ -67,12 +67,20 @@ def real_codes(type: TensorType) -> np.ndarray:
 Unary = Callable[[Any, TensorType, TensorType], np.ndarray]
 
 
+#: rules for whole blocks of 8 elements of the output -> the rule for the rest
+TAILS = {"NEON_8": "TFLITE"}
+
+
 def unary(op: str, rules: dict[str, Unary]):
     """An int8 -> int8 op from its rules, each (attrs, in type, out type) -> 256 output codes in the order of CODES."""
 
     def run(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
-        rule = rule_of(op, rules, numerics)
-        return (look_up(_unary_table(rule, attrs, in_types[0], out_types[0]), np.ascontiguousarray(arrays[0])),)
+        rule, x = rule_of(op, rules, numerics), np.ascontiguousarray(arrays[0])
+        table = _unary_table(rule, attrs, in_types[0], out_types[0])
+        if numerics.rule(op) not in TAILS:
+            return (look_up(table, x),)
+        rest = _unary_table(rules[TAILS[numerics.rule(op)]], attrs, in_types[0], out_types[0])
+        return (_by_blocks_of_8(x, out_types[0].size, lambda v: look_up(table, v), lambda v: look_up(rest, v)),)
 
     return run
 
@@ -187,8 +195,12 @@ def _fixed_tflm(f: Callable[[np.ndarray], np.ndarray], fraction_bits: int) -> Un
     return rule
 
 
-def _hard_swish_tflite(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
-    return fp.to_codes(fp.hard_swish_ref(CODES, in_type.scale, in_type.zero_point, out_type.scale), out_type.zero_point)
+def _hard_swish_tflite(half_up: bool) -> Unary:
+    def rule(attrs: Any, in_type: TensorType, out_type: TensorType) -> np.ndarray:
+        value = fp.hard_swish_ref(CODES, in_type.scale, in_type.zero_point, out_type.scale, half_up=half_up)
+        return fp.to_codes(value, out_type.zero_point)
+
+    return rule
 
 
 # ---------------------------------------------------------------- leaky_relu, clamps, requantize
@@ -272,7 +284,11 @@ UNARY_RULES: dict[str, dict[str, Unary]] = {
     "elu": _float_rules(_elu, _elu),
     # XNNPACK, as ExecuTorch offers it, has the exact form alone; at 8 bits the tanh form differs in one code of a hundred
     "gelu": {**_float_rules(_gelu_tflite, _gelu_tflite), "LUT_XNN_ERF": lut_xnn(_gelu_xnn)},
-    "hard_swish": {"TFLITE": _hard_swish_tflite, **_float_rules(_hard_swish_float, _hard_swish_float)},
+    "hard_swish": {
+        "TFLITE": _hard_swish_tflite(False),
+        "NEON_8": _hard_swish_tflite(True),
+        **_float_rules(_hard_swish_float, _hard_swish_float),
+    },
     "leaky_relu": {"REF": _leaky_ref, "REF_F64": _leaky(np.float64), "XNN8": _leaky_xnn8, "XNN8_OR_REF": _leaky_xnn8_or_ref},
     "requantize": {
         "REF": _requantize_ref,
@@ -546,10 +562,6 @@ def _mean_ref(total, count, in_type, out_type, special):
     return fp.to_codes(value, out_type.zero_point, *out_type.code_bounds)
 
 
-def _mean_xnn(total, count, in_type, out_type, special):
-    return fp.to_codes(fp.mean_xnn(total, count, in_type.scale, in_type.zero_point, out_type.scale, out_type.zero_point), 0)
-
-
 def _mean_p2(total, count, in_type, out_type, special):
     if not special:
         return _mean_ref(total, count, in_type, out_type, special)
@@ -560,8 +572,11 @@ def _sum_ref(total, count, in_type, out_type, special):
     return fp.to_codes(fp.sum_ref(total, count, in_type.scale, in_type.zero_point, out_type.scale), out_type.zero_point)
 
 
-def _sum_xnn(total, count, in_type, out_type, special):
-    return fp.to_codes(fp.sum_xnn(total, count, in_type.scale, in_type.zero_point, out_type.scale, out_type.zero_point), 0)
+def _reduce_xnn(reduce: Callable[..., np.ndarray], fused: bool):
+    def rule(total, count, in_type, out_type, special):
+        return fp.to_codes(reduce(total, count, in_type.scale, in_type.zero_point, out_type.scale, out_type.zero_point, fused=fused), 0)
+
+    return rule
 
 
 def _reduce_one(divides: bool):
@@ -576,8 +591,19 @@ def _reduce_one(divides: bool):
 
 
 REDUCE_RULES = {
-    "mean": {"REF": _mean_ref, "XNN": _mean_xnn, "P2": _mean_p2, "ONE": _reduce_one(True)},
-    "sum": {"REF": _sum_ref, "XNN": _sum_xnn, "ONE": _reduce_one(False)},
+    "mean": {
+        "REF": _mean_ref,
+        "XNN": _reduce_xnn(fp.mean_xnn, False),
+        "XNN_FUSED": _reduce_xnn(fp.mean_xnn, True),
+        "P2": _mean_p2,
+        "ONE": _reduce_one(True),
+    },
+    "sum": {
+        "REF": _sum_ref,
+        "XNN": _reduce_xnn(fp.sum_xnn, False),
+        "XNN_FUSED": _reduce_xnn(fp.sum_xnn, True),
+        "ONE": _reduce_one(False),
+    },
 }
 
 
@@ -651,27 +677,31 @@ def _quantize_p2(x, out):
     )
 
 
-QUANTIZE_RULES = {
-    "HAZ": lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, "HAZ", out.code_bounds),
-    "RNE": lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, "RNE", out.code_bounds),
-    "HAZ64": lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, "HAZ64", out.code_bounds),
-    "P2": _quantize_p2,
-}
+def _quantize(rule: str):
+    return lambda x, out: fp.quantize_codes(x, out.scale, out.zero_point, rule, out.code_bounds)
+
+
+QUANTIZE_RULES = {**{rule: _quantize(rule) for rule in ("HAZ", "RNE", "HAZ64", "HAZ_RECIPROCAL")}, "P2": _quantize_p2}
 
 
 def quantize_integer(arrays: Arrays, attrs: Any, in_types: Types, out_types: Types, numerics: Numerics) -> Result:
     return (rule_of(typed_key("quantize", out_types[0]), QUANTIZE_RULES, numerics)(arrays[0], out_types[0]),)
 
 
-def _dequantize_p2(x, type):
-    scale = F(type.scale)
-    shifted = CODES.astype(F) * scale + F(-type.zero_point) * scale
-    return _by_blocks_of_8(x, type.size, lambda v: look_up(shifted, v), lambda v: look_up(real_codes(type), v))
+def _dequantize_p2(fused: bool):
+    def rule(x, type):
+        scale, codes = F(type.scale), CODES.astype(F)
+        shift = F(-type.zero_point) * scale
+        shifted = fp.fused_multiply_add(codes, scale, shift) if fused else codes * scale + shift
+        return _by_blocks_of_8(x, type.size, lambda v: look_up(shifted, v), lambda v: look_up(real_codes(type), v))
+
+    return rule
 
 
 DEQUANTIZE_RULES = {
     "EXACT": lambda x, type: look_up(real_codes(type), x),
-    "P2": _dequantize_p2,
+    "P2": _dequantize_p2(False),
+    "P2_FUSED": _dequantize_p2(True),
 }
 
 

@@ -10,7 +10,7 @@ from qwtv2_edge.ops import integers, sequence, weighted
 KNOWN_RULES: dict[str, frozenset[str]] = {
     **{op: frozenset(rules) for table in (integers.UNARY_RULES, integers.PAIR_RULES, integers.REDUCE_RULES) for op, rules in table.items()},
     **{wide_key(op): frozenset(rules) for op, rules in integers.WIDE_RULES.items()},
-    **{op: frozenset(weighted.RULES) for op in WEIGHT_AXIS},
+    **{op: frozenset({*weighted.RULES, *weighted.MIXED}) for op in WEIGHT_AXIS},
     **{wide_key(op): frozenset(weighted.WIDE_RULES) for op in weighted.WIDE_OPS},
     "prelu": frozenset(integers.PRELU_RULES),
     "avg_pool2d": frozenset(integers.AVG_POOL_RULES),

@@ -456,6 +456,7 @@ def softmax_f32(codes: np.ndarray, scale: float, beta: float) -> np.ndarray:
 SOFTMAX_RULES: dict[str, Callable[..., np.ndarray]] = {
     "FIXED": lambda x, scale, beta, out: fp.softmax_fixed(x, scale, beta),
     "FLOAT_LUT": lambda x, scale, beta, out: fp.softmax_float_lut(x, scale, beta, out.scale, out.zero_point),
+    "LUT16": lambda x, scale, beta, out: fp.softmax_lut16(x, scale, beta, out.scale, out.zero_point),
     "TABLE": lambda x, scale, beta, out: fp.softmax_integer_table(x, scale, beta),
     "F32": lambda x, scale, beta, out: softmax_f32(x, scale, beta),
 }

@@ -437,12 +437,32 @@ RULES: dict[str, str] = {**{s: s for s in fp.SCHEMES}, "REF_F64": "REF", "F32E_P
 ROOM: dict[str, int] = {"F32E_PACKED": 2**27 - 1}
 
 
-def _rule(op: str, in_types: Types, numerics: Numerics) -> str:
+#: rules made of others: (the rule, that for a product with one column, that for grouped convolutions). ruy multiplies int8
+#: matrices with one column by a kernel of its own where they have 4 rows and 8 columns or more (cpu_backend_gemm_custom_gemv.h);
+#: grouped convolutions are left to the reference kernel
+MIXED: dict[str, tuple[str, str, str]] = {
+    "UP2_OR_REF": ("UP2", "UP2", "REF"),
+    "ONE_OR_REF": ("ONE", "ONE", "REF"),
+    "ONE_OR_UP2_OR_REF": ("ONE", "UP2", "REF"),
+}
+
+
+def _rule(op: str, attrs: Any, in_types: Types, out_type: TensorType, numerics: Numerics) -> str:
     packed = in_types[1].dtype == "int4"
     rule = (numerics.rule(packed_key(op)) if packed else "") or numerics.rule(op)
-    if rule not in RULES:
+    if rule not in RULES and rule not in MIXED:
         raise GraphError(f"numerics '{numerics.name}' has no rule for {op}" + (f" (it says {rule!r})" if rule else ""))
-    return rule
+    return _unmixed(rule, attrs, in_types[1], out_type)
+
+
+def _unmixed(rule: str, attrs: Any, weights: TensorType, out_type: TensorType) -> str:
+    if rule not in MIXED:
+        return rule
+    most, one_column, grouped = MIXED[rule]
+    if getattr(attrs, "groups", 1) > 1:
+        return grouped
+    rows = weights.shape[0]
+    return one_column if out_type.size == rows >= 4 and weights.size >= 8 * rows else most
 
 
 def _room(rule: str) -> int:
@@ -469,7 +489,8 @@ def requantize_output(
     Returns: int8, shape of acc.
     Raises: QuantizeError: an accumulator does not fit int32.
     """
-    rule, out_type = _rule(op, in_types, numerics), out_types[0]
+    out_type = out_types[0]
+    rule = _rule(op, attrs, in_types, out_type, numerics)
     low, high = output_bounds(attrs.activation, out_type, numerics)
     scale = effective_scale(op, rule, in_types, out_type)
     offset = np.zeros(acc.shape[-1], I) if added is None else np.asarray(added, I)
@@ -483,10 +504,9 @@ def requantize_output(
     return out
 
 
-#: weighted ops with a form for 16-bit activations (8-bit weights, int32 bias), and its rules; UP2_OR_REF leaves
-#: grouped convolutions to the reference kernel
+#: weighted ops with a form for 16-bit activations (8-bit weights, int32 bias), and its rules
 WIDE_OPS = ("conv2d", "depthwise_conv2d", "fully_connected")
-WIDE_RULES = ("REF", "REF_F64", "UP2", "UP2_8", "F64", "ONE", "R64", "UP2_OR_REF")
+WIDE_RULES = ("REF", "REF_F64", "UP2", "UP2_8", "F64", "ONE", "R64", "UP2_OR_REF", "ONE_OR_REF")
 
 
 def accumulate_wide(op: str, arrays: Arrays, attrs: Any) -> np.ndarray:
@@ -510,8 +530,7 @@ def requantize_wide(op: str, acc: np.ndarray, attrs: Any, in_types: Types, out_t
     rule = numerics.rule(key)
     if rule not in WIDE_RULES:
         raise GraphError(f"numerics '{numerics.name}' has no rule for {key}" + (f" (it says {rule!r})" if rule else ""))
-    if rule == "UP2_OR_REF":
-        rule = "REF" if attrs.groups > 1 else "UP2"
+    rule = _unmixed(rule, attrs, in_types[1], out)
     scale = np.broadcast_to(effective_scale(op, rule, in_types, out), acc.shape[-1:])
     bounds = fp.activation_bounds(*ACTIVATIONS[attrs.activation], out.scale, out.zero_point, "TFLITE", out.code_bounds)
     return fp.to_codes(fp.requantize(acc, scale, RULES[rule]), out.zero_point, *bounds)
@@ -524,7 +543,8 @@ def integer_rule(op: str):
         if in_types[0].dtype == "int16":
             return (requantize_wide(op, accumulate_wide(op, arrays, attrs), attrs, in_types, out_types, numerics),)
         _, w, b = arrays
-        rule, out_type = _rule(op, in_types, numerics), out_types[0]
+        out_type = out_types[0]
+        rule = _rule(op, attrs, in_types, out_type, numerics)
         weights = weights_of(op, arrays, attrs, in_types)
 
         def make() -> fp.Requantizer:

@@ -118,4 +118,9 @@ def _variants() -> list[Case]:
         out.append(weighted_case(f"{op}-per-tensor", op, a, x, w, axis, axis, rng, RANDOM, per_tensor=True))
     out.append(weighted_case("conv2d-int4", "conv2d", Conv2DAttrs(), x, (5, 3, 3, 6), 0, 0, rng, RANDOM, bits=4))
     out.append(weighted_case("depthwise-int4", "depthwise_conv2d", DepthwiseAttrs(), x, (1, 3, 3, 6), 3, 3, rng, RANDOM, bits=4))
+    one_pixel, few_rows = (1, 3, 3, 6), (1, 1, 1, 16)
+    out.append(weighted_case("conv2d-int4-one-pixel", "conv2d", Conv2DAttrs(), one_pixel, (33, 3, 3, 6), 0, 0, rng, RANDOM, bits=4))
+    out.append(weighted_case("conv2d-int4-three-rows", "conv2d", Conv2DAttrs(), few_rows, (3, 1, 1, 16), 0, 0, rng, RANDOM, bits=4))
+    g, k, o, a = GROUPED["4-groups-1x1"]
+    out.append(weighted_case("grouped-wide", "conv2d", a, g, _o(k, o, g, a.groups), 0, 0, rng, RANDOM, widened=True))
     return out

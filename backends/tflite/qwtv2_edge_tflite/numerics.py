@@ -84,10 +84,21 @@ BUILTIN_BOUNDS = {
     "mul": 255,  # results beyond 16 bits wrap: only where input scales / output scale >= 1/2
 }
 
+#: what LiteRT's aarch64 wheels compute in another way, whatever takes the rest
+LITERT_ARM = {
+    "conv2d:int4": "ONE_OR_UP2_OR_REF",  # ruy/kernel_arm64.cc, K/cpu_backend_gemm_custom_gemv.h
+    "conv2d:int16": "ONE_OR_REF",  # ruy/apply_multiplier.cc; K/conv.cc :: EvalQuantizedPerChannel16x8
+    "fully_connected:int16": "ONE",  # ruy/apply_multiplier.cc
+    "softmax": "LUT16",  # K/internal/optimized/optimized_ops.h :: SoftmaxInt8LUT
+    "hard_swish": "NEON_8",  # K/internal/optimized/optimized_ops.h :: HardSwish
+}
+
 BUILTIN_ARM = {
     **BUILTIN_X86,
-    "conv2d": "ONE",  # ruy/kernel_arm64.cc
-    "fully_connected": "ONE",  # ruy/kernel_arm64.cc (UP2 for one output column)
+    **LITERT_ARM,
+    # ruy/kernel_arm64.cc, K/cpu_backend_gemm_custom_gemv.h
+    **dict.fromkeys(("conv2d", "fully_connected", "fully_connected:int4"), "ONE_OR_UP2_OR_REF"),
+    "dequantize": "P2_FUSED",  # K/internal/optimized/optimized_ops.h :: Dequantize, as the wheel's compiler contracts it
 }
 
 #: the delegate, and built-ins for what it leaves
@@ -123,8 +134,16 @@ XNNPACK_X86 = {
 
 XNNPACK_ARM = {
     **XNNPACK_X86,
+    **LITERT_ARM,
     "mul": "RNDNU_OR_REF_F32",  # X/qs8-vmul (rndnu)
+    "mean": "XNN_FUSED",  # X/operators/reduce-nd.c, as the wheel's compiler contracts it
+    "sum": "XNN_FUSED",  # the same
 }
+
+REFERENCE_2_14 = {**REFERENCE, **dict.fromkeys(("fully_connected", "fully_connected:int16"), "REF")}  # its overload without float scales
+
+#: as its aarch64 wheel was compiled
+REFERENCE_2_14_ARM = {**REFERENCE_2_14, **dict.fromkeys(("quantize", "quantize:int16"), "HAZ_RECIPROCAL")}
 
 MICRO = {
     **REFERENCE,
@@ -173,34 +192,35 @@ def _row(name: str, runtime: str, versions: dict[str, str], rules: dict[str, str
     return Numerics(name, target, runtime, versions, rules, runner=runner, modes={"allow": WIDE_FLOAT}, also=also, **more)
 
 
-def _xnnpack(name: str, family: str, runtime: str, versions: dict[str, str], runner: str) -> Numerics:
-    rules = XNNPACK_ARM if family == "aarch64" else XNNPACK_X86
-    # aarch64 builds look exponentials up with 16 bits: K/internal/optimized/optimized_ops.h :: SoftmaxInt8LUT
-    bounds = {"softmax": 1} if family == "aarch64" else {}
-    return _row(name, runtime, versions, rules, runner, bounds=bounds, family=family)
-
-
-def _builtin(name: str, family: str) -> Numerics:
-    rules = BUILTIN_ARM if family == "aarch64" else BUILTIN_X86
-    runtime = "LiteRT, optimised built-ins, no delegate"
-    return _row(name, runtime, LITERT, rules, "litert-builtin", promise="bound", bounds=BUILTIN_BOUNDS, family=family)
+def _by_family(
+    name: str, runtime: str, versions: dict[str, str], rules: dict[str, dict[str, str]], runner: str, **more: Any
+) -> list[Numerics]:
+    """One row per processor family, and one under the bare name for this machine's. ``rules``: family -> rules."""
+    names = {name: FAMILY, **{f"{name}@{family}": family for family in rules}}
+    return [_row(n, runtime, versions, rules[family], runner, family=family, **more) for n, family in names.items()]
 
 
 NUMERICS: dict[str, Numerics] = {
     n.name: n
     for n in (
         _row("litert-reference", "LiteRT, reference kernels", LITERT, REFERENCE, "litert-reference", refuses=REFUSES_REFERENCE),
-        _xnnpack("litert-xnnpack", FAMILY, "LiteRT, XNNPACK delegate", LITERT, "litert-xnnpack"),
-        _xnnpack("litert-xnnpack@x86_64", "x86_64", "LiteRT, XNNPACK delegate", LITERT, "litert-xnnpack"),
-        _xnnpack("litert-xnnpack@aarch64", "aarch64", "LiteRT, XNNPACK delegate", LITERT, "litert-xnnpack"),
-        _builtin("litert-builtin", FAMILY),
-        _builtin("litert-builtin@x86_64", "x86_64"),
-        _builtin("litert-builtin@aarch64", "aarch64"),
-        _row(
+        *_by_family(
+            "litert-xnnpack", "LiteRT, XNNPACK delegate", LITERT, {"x86_64": XNNPACK_X86, "aarch64": XNNPACK_ARM}, "litert-xnnpack"
+        ),
+        *_by_family(
+            "litert-builtin",
+            "LiteRT, optimised built-ins, no delegate",
+            LITERT,
+            {"x86_64": BUILTIN_X86, "aarch64": BUILTIN_ARM},
+            "litert-builtin",
+            promise="bound",
+            bounds=BUILTIN_BOUNDS,
+        ),
+        *_by_family(
             "tflite-2.14-reference",
             "tflite-runtime 2.14.0, reference kernels",
             {"tflite-runtime": "2.14.0"},
-            {**REFERENCE, **dict.fromkeys(("fully_connected", "fully_connected:int16"), "REF")},  # 2.14's overload without float scales
+            {"x86_64": REFERENCE_2_14, "aarch64": REFERENCE_2_14_ARM},
             "tflite-2.14-reference",
             refuses=REFUSES_2_14,
         ),
