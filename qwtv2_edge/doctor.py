@@ -11,6 +11,7 @@ from qwtv2_edge.backends import all_numerics
 from qwtv2_edge.errors import MissingToolError
 from qwtv2_edge.evaluation import Progress, silent
 from qwtv2_edge.runners.arm import RUNTIMES, prepared
+from qwtv2_edge.runners.board import tool_versions
 from qwtv2_edge.runners.host import HOST, available
 
 #: distribution -> (extra that brings it, what it is for)
@@ -72,7 +73,7 @@ def examine(progress: Progress = silent) -> list[Finding]:
         else:
             out.append(Finding(name, "numerics", "missing", "", wanted, numerics.runtime, found))
     progress("start each runtime", len(table), len(table))
-    return [*out, _emulated()]
+    return [*out, _emulated(), _boards()]
 
 
 def _python() -> Finding:
@@ -99,6 +100,15 @@ def _emulated() -> Finding:
     left = [name for name in RUNTIMES if name not in found]
     fix = f"qwtv2-edge prepare arm, for {', '.join(left)} too" if left else ""
     return Finding("qemu", "device", "ok" if found else "missing", ", ".join(found), "", use, fix)
+
+
+def _boards() -> Finding:
+    use = "generated C, on emulated Cortex-M boards"
+    try:
+        found = tool_versions()
+    except MissingToolError as error:
+        return Finding("board", "device", "missing", "", "", use, error.fix)
+    return Finding("board", "device", "ok", ", ".join(f"{tool} {v}" for tool, v in found.items()), "", use)
 
 
 def _same(found: str, proved: str) -> bool:

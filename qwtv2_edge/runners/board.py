@@ -23,7 +23,7 @@ import numpy as np
 from qwtv2_edge.errors import MissingToolError, RunError, UsageError
 from qwtv2_edge.numerics import MICROCONTROLLERS
 from qwtv2_edge.runners import worker
-from qwtv2_edge.runners.arm_none_eabi import CORES, OPTIMIZE, PACKAGES, Sizes, compile_object, run_tool
+from qwtv2_edge.runners.arm_none_eabi import CORES, OPTIMIZE, PACKAGES, PREFIX, Sizes, compile_object, run_tool
 from qwtv2_edge.runners.counting import plugin
 
 SUPPORT = Path(__file__).with_name("boards")
@@ -140,6 +140,12 @@ class BoardRun:
     instructions: Instructions | None = None
 
 
+def tool_versions() -> dict[str, str]:
+    """Compiler and emulator. Raises MissingToolError where one is missing."""
+    qemu = subprocess.run([_emulator(), "--version"], capture_output=True, text=True, check=True).stdout
+    return {f"{PREFIX}gcc": run_tool("gcc", "-dumpfullversion").strip(), QEMU: qemu.partition("version ")[2].split()[0]}
+
+
 def open_board(core: str) -> Board:
     """The board with ``core``. Raises UsageError that lists them."""
     if core not in BOARDS:
@@ -182,8 +188,7 @@ class BoardSession:
         self.timeout_s = timeout_s
         self.sizes = Sizes(0, 0, 0)
         self._qemu = _emulator()
-        qemu = subprocess.run([self._qemu, "--version"], capture_output=True, text=True, check=True).stdout
-        self.versions = {"arm-none-eabi-gcc": run_tool("gcc", "-dumpfullversion").strip(), QEMU: qemu.partition("version ")[2].split()[0]}
+        self.versions = tool_versions()
         self._file: worker.CFile | None = None
         self._work = tempfile.TemporaryDirectory(prefix="qwtv2-board-")
         self._folder = Path(self._work.name)

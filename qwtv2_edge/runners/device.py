@@ -71,7 +71,10 @@ def open_device(spec: str, tool: Path | None = None) -> Device:
         raise UsageError(f"a command-line tool runs on phones, not on '{spec}'", fix="leave the tool out, or give --device adb")
     place = open_place(spec)
     if isinstance(place, Board):
-        raise UsageError("a board is verified, it has no time to profile", fix="qwtv2-edge fit FILE --runtime c counts its instructions")
+        raise UsageError(
+            "a board is verified, it has no time to profile",
+            fix="count instructions: qwtv2-edge fit FILE --target CORE --runtime c --instructions",
+        )
     return PlaceDevice(place)
 
 

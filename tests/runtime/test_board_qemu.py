@@ -13,8 +13,10 @@ from cases.merge import cases_of, outcome
 from models import build_net, calibration_of
 from small_graphs import integer_graph
 
+from qwtv2_edge import cli
 from qwtv2_edge.backends import emit, get_numerics
 from qwtv2_edge.errors import MissingToolError, RunError, UsageError
+from qwtv2_edge.ir import serde
 from qwtv2_edge.runners.board import BOARDS, STACK_BYTES, BoardSession, Memory, run_on_board
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge.verification.runtimes import verify
@@ -213,3 +215,13 @@ def test_missing_tools(monkeypatch, tmp_path):
     with pytest.raises(MissingToolError, match="arm-none-eabi-gcc is not installed") as caught:
         BoardSession(M4)
     assert "gcc-arm-none-eabi libnewlib-arm-none-eabi" in caught.value.fix
+
+
+def test_the_command_verifies_on_a_board(tmp_path, capfd):
+    serde.save(integer_graph(), tmp_path / "net.qir")
+    command = ["verify", str(tmp_path / "net.qir"), "--device", "board:cortex-m4"]
+    assert cli.run([*command, "--numerics", "c", "--json"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert (told["device"], told["verify"]["c"]["mismatches"]) == ("board:cortex-m4", 0)
+    assert cli.run(command) == 2
+    assert "nothing of" in capfd.readouterr().err

@@ -52,7 +52,7 @@ def test_generated_c_is_measured(compiler):
 
 
 def test_an_emulated_board_counts(compiler, require):
-    require("qemu", shutil.which("qemu-system-arm") is not None)
+    require("qemu-system-arm", shutil.which("qemu-system-arm") is not None)
     graph = integer_graph()
     found, counted = fit(graph, "cortex-m4", "c"), fit(graph, "cortex-m4", "c", samples=[np.zeros((1, 6, 6, 2), np.float32)])
     assert counted.instructions > 0

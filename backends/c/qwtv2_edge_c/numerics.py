@@ -9,5 +9,5 @@ from qwtv2_edge_tflite.numerics import MICRO
 RULES = {**MICRO, packed_key("fully_connected"): MICRO["fully_connected"]}
 
 NUMERICS: dict[str, Numerics] = {
-    "c": Numerics("c", "c", "generated C, compiled for this machine", {"gcc": "12.2.0"}, RULES, runner="c", bare=True)
+    "c": Numerics("c", "c", "generated C, compiled for the machine it runs on", {"gcc": "12.2.0"}, RULES, runner="c", bare=True)
 }

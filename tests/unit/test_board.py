@@ -1,0 +1,46 @@
+"""Boards by name, and what is said without the tools; ``runtime/test_board_qemu.py`` runs programs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qwtv2_edge.backends import tables_on
+from qwtv2_edge.doctor import _boards
+from qwtv2_edge.errors import UsageError
+from qwtv2_edge.runners.board import BOARDS, Instructions
+from qwtv2_edge.runners.device import open_device, open_place
+
+
+def test_boards_by_name():
+    assert [open_place(f"board:{core}") for core in BOARDS] == list(BOARDS.values())
+    assert open_place("board:cortex-m55").name == "board:cortex-m55"
+    with pytest.raises(UsageError, match="no board with the core 'cortex-a53'") as caught:
+        open_place("board:cortex-a53")
+    assert caught.value.fix == "one of: cortex-m4, cortex-m7, cortex-m33, cortex-m55"
+    with pytest.raises(UsageError, match="unknown device 'board:'"):
+        open_place("board:")
+
+
+def test_a_board_has_no_time_to_profile():
+    with pytest.raises(UsageError, match="no time to profile") as caught:
+        open_device("board:cortex-m4")
+    assert "--instructions" in caught.value.fix
+
+
+def test_boards_run_generated_c_alone():
+    family = BOARDS["cortex-m4"].family
+    assert [t.name for t in tables_on("c", family)] == ["c"]
+    assert not tables_on("tflite-micro", family)
+
+
+def test_an_inference_that_was_run_stands_for_all():
+    counts = Instructions(("a", "b"), np.array([[10, 200], [30, 100], [20, 300]]))
+    assert counts.per_inference == 210
+    assert counts.per_node == {"a": 10, "b": 200}
+
+
+def test_the_doctor_tells_what_is_missing(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    finding = _boards()
+    assert (finding.state, finding.fix) == ("missing", "apt-get install --no-install-recommends qemu-system-arm")
