@@ -13,6 +13,8 @@ from qwtv2_edge.numerics import FLOAT_RULES, Numerics, wide_key
 from qwtv2_edge.ops import OPS
 
 VERSIONS = {"executorch": "1.4.1"}
+#: programs are emitted by VERSIONS; for this one, torch has aarch64 wheels that need no graphics processor
+ARM_VERSIONS = {"executorch": "1.3.1"}
 
 #: 16-bit activations on portable kernels
 WIDE_RULES: Mapping[str, str] = {
@@ -124,8 +126,9 @@ def _xnnpack(name: str, family: str) -> Numerics:
     # X src/microparams-init.c :: xnn_init_qs8_mul_minmax_rndnu_neon_params
     rules = {**XNNPACK_RULES, "mul": "RNDNU_OR_REF_F32"} if family == "aarch64" else dict(XNNPACK_RULES)
     runtime = "ExecuTorch, XNNPACK delegate, portable integer kernels for what it leaves"
+    versions = ARM_VERSIONS if family == "aarch64" else VERSIONS
     return Numerics(
-        name, "executorch-xnnpack", runtime, VERSIONS, rules, modes={"forbid": INTEGER_RULES}, runner="executorch", family=family
+        name, "executorch-xnnpack", runtime, versions, rules, modes={"forbid": INTEGER_RULES}, runner="executorch", family=family
     )
 
 
