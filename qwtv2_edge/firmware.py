@@ -7,7 +7,6 @@ depends on the graph, the samples and the versions of tools alone.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from qwtv2_edge.ir.types import DTYPES, TensorType
 from qwtv2_edge.numerics import Numerics
 from qwtv2_edge.planner import integer_boundary, plan_graph
 from qwtv2_edge.runners.arena import Arena, arena_of
+from qwtv2_edge.runners.worker import CFile
 from qwtv2_edge.simulator.run import check_inputs, join, run
 
 #: samples that the self-test runs
@@ -389,8 +389,7 @@ def _port_table(ports: Ports) -> str:
 
 
 def _c_files(artifact: Artifact, graph: Graph, inputs: Sequence[np.ndarray], table: Numerics) -> dict[str, str]:
-    line = artifact.data.decode().partition("\n")[0]
-    facts = json.loads(line[line.index("{") : line.rindex("}") + 1])
+    facts = CFile(artifact.data).facts
     ports = _code_ports(graph, inputs, table)
     symbol = facts["symbol"]
     functions = {kind: [p["function"] for p in facts[f"{kind}s"]] for kind in ports}
