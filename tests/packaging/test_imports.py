@@ -17,6 +17,7 @@ HEAVY = (
     "typer",
     "rich",
     "matplotlib",
+    "scipy",
 )
 
 #: makes every third-party package but NumPy look absent
@@ -25,7 +26,7 @@ import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
         top = name.partition(".")[0]
-        if top in sys.stdlib_module_names or top in ("numpy", "qwtv2_edge", "qwtv2_edge_tflite", "qwtv2_edge_executorch"):
+        if top in sys.stdlib_module_names or top in ("numpy", "qwtv2_edge", "qwtv2_edge_tflite", "qwtv2_edge_executorch", "qwtv2_edge_c"):
             return None
         raise ModuleNotFoundError(f"No module named {top!r}", name=top)
 sys.meta_path.insert(0, Absent())
