@@ -47,6 +47,9 @@ COPY_AXES, BROADCAST_AXES, REDUCE_AXES = 5, 4, 2
 #: channels that CMSIS-NN's depthwise kernel for vector instructions takes at once
 CMSIS_CHANNELS = 124
 
+#: most vectors that a matrix kernel takes at once, see kernels/dots.h
+COLUMNS = 2
+
 #: (code, what is wrong, fix)
 Limit = tuple[str, str, str]
 
@@ -106,12 +109,15 @@ class Unit:
         base = f"(const int8_t *){self.use(tensor)}" if tensor in self.graph.constants else f"arena.bytes + {self.place(tensor)}"
         return f"{base} + {start}" if start else base
 
-    def room(self, node: Node, size: int, dtype: str = "int16") -> str:
-        """A pointer to ``size`` elements that only ``node`` uses."""
-        key = f"{node.name}/scratch"
-        self.scratch[node.name] = size * DTYPES[dtype].itemsize
+    def rooms(self, node: Node, *parts: tuple[int, str]) -> list[str]:
+        """Pointers to memory that only ``node`` uses, one behind the other: (elements, dtype) each, wider ones first."""
+        key, at, pointers = f"{node.name}/scratch", 0, []
         self.names[key] = self.free(f"at_{identifier(node.name)}_scratch")
-        return self._pointer(self.names[key], dtype)
+        for size, dtype in parts:
+            pointers.append(self._pointer(f"{self.names[key]} + {at}" if at else self.names[key], dtype))
+            at += size * DTYPES[dtype].itemsize
+        self.scratch[node.name] = at
+        return pointers
 
     @staticmethod
     def _pointer(offset: str, dtype: str) -> str:
@@ -241,7 +247,8 @@ def _rows(u: Unit, node: Node, vectors: int, depth: int, outputs: int) -> None:
     matmul = u.struct("matmul", node, _matmul(u, node, u.graph.constants[node.inputs[1]], depth, outputs, padded=False))
     u.cmsis_room = max(u.cmsis_room, 4 * depth)  # Arm Compiler's kernel for cores with DSP instructions
     kernel = "fully_connected" if x.dtype == "int8" else "fully_connected_int16"
-    u.call(node, kernel, u.use(node.inputs[0]), u.use(node.outputs[0]), u.room(node, depth), vectors, matmul)
+    (columns,) = u.rooms(node, (min(vectors, COLUMNS) * depth, "int16"))
+    u.call(node, kernel, u.use(node.inputs[0]), u.use(node.outputs[0]), columns, vectors, matmul)
 
 
 def _window(x: TensorType, out: TensorType, kernel: Sequence[int], attrs: Any, pad: Sequence[int]) -> dict[str, Any]:
@@ -278,8 +285,12 @@ def _conv(u: Unit, node: Node, weights: np.ndarray, window: dict[str, Any], grou
     matmul = _matmul(u, node, weights, depth, weights.shape[0] // groups, padded=True)
     u.cmsis_room = max(u.cmsis_room, 4 * (-(-depth * groups // 16) * 16))  # four windows in whole vectors
     params = {"window": window, "groups": groups, "input_zero_point": x.zero_point, "matmul": matmul}
-    kernel = "conv2d" if x.dtype == "int8" else "conv2d_int16"
-    u.call(node, kernel, u.use(node.inputs[0]), u.use(node.outputs[0]), u.room(node, depth), u.struct("conv2d", node, params))
+    source, target = u.use(node.inputs[0]), u.use(node.outputs[0])
+    if x.dtype == "int8":
+        memory = u.rooms(node, (COLUMNS * depth, "int16"), (depth, "int8"))
+        u.call(node, "conv2d", source, target, *memory, u.struct("conv2d", node, params))
+    else:
+        u.call(node, "conv2d_int16", source, target, *u.rooms(node, (depth, "int16")), u.struct("conv2d", node, params))
 
 
 def _depthwise(u: Unit, node: Node) -> None:
@@ -548,20 +559,25 @@ def _softmax_limits(graph: Graph, node: Node) -> Iterator[Limit]:
 
 def _batch_matmul(u: Unit, node: Node) -> None:
     (x, y), out = u.graph.in_types(node), u.graph.out_types(node)[0]
-    rows, depth, columns = x.shape[-2], x.shape[-1], out.shape[-1]
+    rows, depth, columns, transposed = x.shape[-2], x.shape[-1], out.shape[-1], node.attrs.transpose_b
     params = {
         "batches": prod(x.shape[:-2]),
         "rows": rows,
         "depth": depth,
         "columns": columns,
-        "y_step": (1, depth) if node.attrs.transpose_b else (columns, 1),
+        "y_step": (1, depth) if transposed else (columns, 1),
         "x_zero_point": x.zero_point,
         "y_zero_point": y.zero_point,
         "scale": scale_of(product_scale64(x, y, out)),
         "out": codes_of(out),
     }
-    kernel = "batch_matmul" if x.dtype == "int8" else "batch_matmul_int16"
-    _pair(u, node, kernel, u.struct("batch_matmul", node, params))
+    struct = u.struct("batch_matmul", node, params)
+    if x.dtype == "int16":
+        _pair(u, node, "batch_matmul_int16", struct)
+        return
+    rows = min(rows, COLUMNS)
+    offsets, vectors, turned = u.rooms(node, (columns, "int32"), (rows * depth, "int16"), (0 if transposed else depth * columns, "int8"))
+    u.call(node, "batch_matmul", *(u.use(t) for t in (*node.inputs, *node.outputs)), offsets, vectors, turned, struct)
 
 
 def _batch_matmul_limits(graph: Graph, node: Node) -> Iterator[Limit]:
@@ -596,7 +612,7 @@ def _layer_norm(u: Unit, node: Node) -> None:
         "output": scale_of(np.float64(table.output)),
         "out": codes_of(out),
     }
-    arguments = u.use(node.inputs[0]), u.use(node.outputs[0]), u.room(node, columns), u.struct("layer_norm", node, params)
+    arguments = u.use(node.inputs[0]), u.use(node.outputs[0]), *u.rooms(node, (columns, "int16")), u.struct("layer_norm", node, params)
     u.call(node, f"layer_norm_int{bits(out)}", *arguments)
 
 

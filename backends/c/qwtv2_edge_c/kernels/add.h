@@ -26,20 +26,21 @@ static inline int cmsis_nn_add(const int8_t *x, const int8_t *y, int8_t *out, co
 }
 #endif
 
-KERNEL void add(const int8_t *x, const int8_t *y, int8_t *out, const struct add *p)
+KERNEL void add(const int8_t *x, const int8_t *y, int8_t *out, const struct add *parameters)
 {
 #ifdef QWTV2_CMSIS_NN
-    if (cmsis_nn_add(x, y, out, p)) {
+    if (cmsis_nn_add(x, y, out, parameters)) {
         return;
     }
 #endif
-    for (int32_t r = 0; r < run_count(&p->shape); r++, out += p->shape.count) {
-        const int8_t *a = x + run_start(r, p->shape.size, p->shape.x_step);
-        const int8_t *b = y + run_start(r, p->shape.size, p->shape.y_step);
-        for (int32_t i = 0; i < p->shape.count; i++) {
-            const int32_t first = rescale((a[i * p->shape.x_step[3]] - p->x_zero_point) * (1 << 20), p->x);
-            const int32_t second = rescale((b[i * p->shape.y_step[3]] - p->y_zero_point) * (1 << 20), p->y);
-            out[i] = to_int8(rescale(first + p->sign * second, p->sum), p->out);
+    const struct add p = *parameters;
+    for (int32_t r = 0; r < run_count(&p.shape); r++, out += p.shape.count) {
+        const int8_t *a = x + run_start(r, p.shape.size, p.shape.x_step);
+        const int8_t *b = y + run_start(r, p.shape.size, p.shape.y_step);
+        for (int32_t i = 0; i < p.shape.count; i++, a += p.shape.x_step[3], b += p.shape.y_step[3]) {
+            const int32_t first = rescale((*a - p.x_zero_point) * (1 << 20), p.x);
+            const int32_t second = rescale((*b - p.y_zero_point) * (1 << 20), p.y);
+            out[i] = to_int8(rescale(first + p.sign * second, p.sum), p.out);
         }
     }
 }

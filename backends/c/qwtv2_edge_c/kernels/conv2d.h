@@ -4,29 +4,28 @@
 #include "kernel.h"
 #include "convolution.h"
 #include "matmul_int8.h"
-#include "widen.h"
 
 /* The codes under one window, row by row; padding holds the zero point. channels: of one group, from first on. */
-static inline void conv2d_column(const int8_t *x, int16_t *column, int32_t oy, int32_t ox, int32_t first, int32_t channels,
-                                 const struct conv2d *p)
+static inline void conv2d_codes(const int8_t *x, int8_t *codes, int32_t oy, int32_t ox, int32_t first, int32_t channels,
+                                const struct conv2d *p)
 {
     const struct window *w = &p->window;
     const int32_t row = w->kernel[1] * channels, left = tap(w, 1, ox, 0);
     const int whole = w->dilation[1] == 1 && channels == w->channels && left >= 0 && left + w->kernel[1] <= w->input[1];
-    for (int32_t ky = 0; ky < w->kernel[0]; ky++, column += row) {
+    for (int32_t ky = 0; ky < w->kernel[0]; ky++, codes += row) {
         const int32_t iy = tap(w, 0, oy, ky);
         const int8_t *line = x + iy * w->input[1] * w->channels + first;
         if (!inside(w, 0, iy)) {
-            fill_column(column, p->input_zero_point, row);
+            memset(codes, p->input_zero_point, (size_t)row);
         } else if (whole) {
-            widen(line + left * channels, column, row);
+            memcpy(codes, line + left * channels, (size_t)row);
         } else {
             for (int32_t kx = 0; kx < w->kernel[1]; kx++) {
                 const int32_t ix = tap(w, 1, ox, kx);
                 if (inside(w, 1, ix)) {
-                    widen(line + ix * w->channels, column + kx * channels, channels);
+                    memcpy(codes + kx * channels, line + ix * w->channels, (size_t)channels);
                 } else {
-                    fill_column(column + kx * channels, p->input_zero_point, channels);
+                    memset(codes + kx * channels, p->input_zero_point, (size_t)channels);
                 }
             }
         }
@@ -54,8 +53,9 @@ static inline int cmsis_nn_conv2d(const int8_t *x, int8_t *y, const struct conv2
 }
 #endif
 
-/* Output rows from top to bottom; a row is written when all that it needs of the input was read. column: room for one window. */
-KERNEL void conv2d(const int8_t *x, int8_t *y, int16_t *column, const struct conv2d *p)
+/* Output rows from top to bottom; a row is written when all that it needs of the input was read. columns, codes: room for
+   COLUMNS windows of 16-bit values, and for one of codes. */
+KERNEL void conv2d(const int8_t *x, int8_t *y, int16_t *columns, int8_t *codes, const struct conv2d *p)
 {
 #ifdef QWTV2_CMSIS_NN
     if (cmsis_nn_conv2d(x, y, p)) {
@@ -63,14 +63,18 @@ KERNEL void conv2d(const int8_t *x, int8_t *y, int16_t *column, const struct con
     }
 #endif
     const struct window *w = &p->window;
-    const int32_t channels = w->channels / p->groups;
+    const int32_t channels = w->channels / p->groups, outputs = p->matmul.outputs * p->groups, depth = p->matmul.depth;
     for (int32_t i = 0; i < w->images; i++, x += w->input[0] * w->input[1] * w->channels) {
-        for (int32_t oy = 0; oy < w->output[0]; oy++) {
-            for (int32_t ox = 0; ox < w->output[1]; ox++) {
+        for (int32_t oy = 0; oy < w->output[0]; oy++, y += w->output[1] * outputs) {
+            for (int32_t ox = 0; ox < w->output[1]; ox += COLUMNS) {
+                const int32_t left = w->output[1] - ox, count = left < COLUMNS ? left : COLUMNS;
                 struct matmul group = p->matmul;
-                for (int32_t g = 0; g < p->groups; g++, y += group.outputs, next_group(&group)) {
-                    conv2d_column(x, column, oy, ox, g * channels, channels, p);
-                    matmul_int8(column, y, &group);
+                for (int32_t g = 0; g < p->groups; g++, next_group(&group)) {
+                    for (int32_t c = 0; c < count; c++) {
+                        conv2d_codes(x, codes, oy, ox + c, g * channels, channels, p);
+                        widen(codes, columns + c * depth, depth);
+                    }
+                    matmul_int8(columns, count, y + ox * outputs + g * group.outputs, outputs, &group);
                 }
             }
         }

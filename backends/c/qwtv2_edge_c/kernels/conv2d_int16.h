@@ -24,7 +24,8 @@ KERNEL void conv2d_int16(const int16_t *x, int16_t *y, int16_t *column, const st
                             }
                         }
                     }
-                    matmul_int16(column, y, &group);
+                    arrange(column, group.depth);
+                    matmul_int16(column, 1, y, group.outputs, &group);
                 }
             }
         }

@@ -10,13 +10,6 @@ struct conv2d {
     struct matmul matmul;
 };
 
-static inline void fill_column(int16_t *column, int32_t value, int32_t n)
-{
-    for (int32_t i = 0; i < n; i++) {
-        column[i] = (int16_t)value;
-    }
-}
-
 /* The matrix of the next group. */
 static inline void next_group(struct matmul *m)
 {

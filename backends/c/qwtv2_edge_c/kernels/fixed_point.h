@@ -21,12 +21,10 @@ static inline int32_t multiply_high(int32_t a, int32_t b)
     return (int32_t)(((int64_t)a * b + ((int32_t)1 << 30)) >> 31);
 }
 
-/* x / 2^n, to the nearest, ties away from zero; 0 <= n <= 31. */
+/* x / 2^n, to the nearest, ties away from zero; x > -2^31, 0 <= n <= 31. */
 static inline int32_t divide_by_power(int32_t x, int32_t n)
 {
-    const int32_t mask = (int32_t)(((uint32_t)1 << n) - 1);
-    const int32_t half = (mask >> 1) + (x < 0);
-    return (x >> n) + ((x & mask) > half);
+    return n == 0 ? x : (((x - (x < 0)) >> (n - 1)) + 1) >> 1;
 }
 
 static inline int32_t shift_left(int32_t x, int32_t n)
@@ -34,11 +32,10 @@ static inline int32_t shift_left(int32_t x, int32_t n)
     return (int32_t)((uint32_t)x << n);
 }
 
-/* x times a factor, rounded at both steps as TFLite Micro does. */
+/* x times a factor multiplier / 2^(31 - shift), rounded at both steps as TFLite Micro does. */
 static inline int32_t requantize(int32_t x, int32_t multiplier, int32_t shift)
 {
-    const int32_t left = shift > 0 ? shift : 0;
-    return divide_by_power(multiply_high(shift_left(x, left), multiplier), left - shift);
+    return shift > 0 ? multiply_high(shift_left(x, shift), multiplier) : divide_by_power(multiply_high(x, multiplier), -shift);
 }
 
 static inline int32_t rescale(int32_t x, struct scale by)

@@ -3,7 +3,6 @@
 #include "cmsis_nn_matmul.h"
 #include "kernel.h"
 #include "matmul_int8.h"
-#include "widen.h"
 
 #ifdef QWTV2_CMSIS_NN
 /* Without padding the folded bias serves, at an input offset of 0; it is also what the vector kernels call the sum of weights. */
@@ -29,16 +28,19 @@ static inline int cmsis_nn_fully_connected(const int8_t *x, int8_t *y, int32_t v
 }
 #endif
 
-/* y = x * weights, vector by vector; also a convolution of 1x1 windows. column: room for one vector. */
-KERNEL void fully_connected(const int8_t *x, int8_t *y, int16_t *column, int32_t vectors, const struct matmul *m)
+/* y = x * weights, vector by vector; also a convolution of 1x1 windows. columns: room for COLUMNS vectors. */
+KERNEL void fully_connected(const int8_t *x, int8_t *y, int16_t *columns, int32_t vectors, const struct matmul *m)
 {
 #ifdef QWTV2_CMSIS_NN
     if (cmsis_nn_fully_connected(x, y, vectors, m)) {
         return;
     }
 #endif
-    for (int32_t v = 0; v < vectors; v++) {
-        widen(x + v * m->depth, column, m->depth);
-        matmul_int8(column, y + v * m->outputs, m);
+    for (int32_t v = 0; v < vectors; v += COLUMNS) {
+        const int32_t left = vectors - v, count = left < COLUMNS ? left : COLUMNS;
+        for (int32_t c = 0; c < count; c++) {
+            widen(x + (v + c) * m->depth, columns + c * m->depth, m->depth);
+        }
+        matmul_int8(columns, count, y + v * m->outputs, m->outputs, m);
     }
 }

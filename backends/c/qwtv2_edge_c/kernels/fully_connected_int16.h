@@ -10,6 +10,7 @@ KERNEL void fully_connected_int16(const int16_t *x, int16_t *y, int16_t *column,
 {
     for (int32_t v = 0; v < vectors; v++) {
         memcpy(column, x + v * m->depth, (size_t)m->depth * sizeof *column);
-        matmul_int16(column, y + v * m->outputs, m);
+        arrange(column, m->depth);
+        matmul_int16(column, 1, y + v * m->outputs, m->outputs, m);
     }
 }

@@ -1,19 +1,23 @@
 #pragma once
 
+#include "dots.h"
 #include "matmul.h"
 
-static inline void matmul_int16(const int16_t *x, int16_t *y, const struct matmul *m)
+/* columns: count vectors of depth, one behind the other, arranged. Results of one vector lie together, stride from one to the next. */
+static inline void matmul_int16(const int16_t *columns, int32_t count, int16_t *y, int32_t stride, const struct matmul *p)
 {
-    const int8_t *w = m->weights;
-    int32_t o = 0;
-    for (; o + 4 <= m->outputs; o += 4, w += 4 * m->depth) {
-        int32_t sums[4];
-        dot4(x, w, m->depth, sums);
-        for (int32_t i = 0; i < 4; i++) {
-            y[o + i] = to_int16(matmul_output(sums[i], o + i, m), m->out);
+    const struct matmul m = *p;
+    const int8_t *w = m.weights;
+    int32_t scale = 0;
+    for (int32_t o = 0; o < m.outputs; o += ROWS, w += ROWS * m.depth) {
+        const int32_t left = m.outputs - o, rows = left < ROWS ? left : ROWS;
+        int32_t sums[COLUMNS * ROWS];
+        dots(columns, count, w, rows, m.depth, sums);
+        for (int32_t r = 0; r < rows; r++, scale += m.step) {
+            for (int32_t c = 0; c < count; c++) {
+                const int32_t sum = sums[c * ROWS + r] + m.bias[o + r];
+                y[c * stride + o + r] = to_int16(requantize(sum, m.multiplier[scale], m.shift[scale]), m.out);
+            }
         }
-    }
-    for (; o < m->outputs; o++, w += m->depth) {
-        y[o] = to_int16(matmul_output(dot(x, w, m->depth), o, m), m->out);
     }
 }

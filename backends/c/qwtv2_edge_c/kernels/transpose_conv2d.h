@@ -26,7 +26,7 @@ KERNEL void transpose_conv2d(const int8_t *x, int8_t *y, const struct transpose_
         for (int32_t oy = 0; oy < w->output[0]; oy++) {
             for (int32_t ox = 0; ox < w->output[1]; ox++, y += m->outputs) {
                 for (int32_t o = 0; o < m->outputs; o++) {
-                    int32_t sum = 0;
+                    int32_t sum = m->bias[o];
                     for (int32_t ky = 0; ky < w->kernel[0]; ky++) {
                         const int32_t iy = transpose_tap(w, 0, oy, ky);
                         for (int32_t kx = 0; iy >= 0 && kx < w->kernel[1]; kx++) {
@@ -40,7 +40,7 @@ KERNEL void transpose_conv2d(const int8_t *x, int8_t *y, const struct transpose_
                             }
                         }
                     }
-                    y[o] = to_int8(matmul_output(sum, o, m), m->out);
+                    y[o] = to_int8(requantize(sum, m->multiplier[o * m->step], m->shift[o * m->step]), m->out);
                 }
             }
         }
