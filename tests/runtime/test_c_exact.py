@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from requirements import ROOT, missing
 import qwtv2_edge as qe
 from qwtv2_edge.backends import Artifact, emit, get_numerics
 from qwtv2_edge.runners.arm_none_eabi import CORES, compile_object, compiler_version
+from qwtv2_edge.runners.board import BOARDS, run_on_board
 from qwtv2_edge.runners.host import Session, available
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge_c.emit import build
@@ -92,6 +94,32 @@ def test_every_kernel_compiles_for_cortex_m_without_a_warning(core, optimisation
     require("arm-none-eabi-gcc", bool(compiler_version()), "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi")
     emit(merge("cases", one_per_kernel()), "c").save(tmp_path)
     compile_object(tmp_path, core, *WARNINGS, optimize=optimisation)
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("core", BOARDS)
+@pytest.mark.usefixtures("quick_plans")
+def test_every_kernel_is_exact_on_boards(core, rng, require):
+    """Where kernels take other paths: a core's DSP or vector instructions."""
+    require("arm-none-eabi-gcc", bool(compiler_version()), "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi")
+    require("qemu-system-arm", shutil.which("qemu-system-arm") is not None, "apt-get install qemu-system-arm")
+
+    def execute_emulated(artifact, inputs):
+        return run_on_board(BOARDS[core], artifact.data, inputs).outputs
+
+    assert outcome(one_per_kernel(), 8, rng, execute_emulated) == []
+
+
+@pytest.mark.slow
+@pytest.mark.qemu
+@pytest.mark.parametrize("family", CASES)
+@pytest.mark.parametrize("core", BOARDS)
+@pytest.mark.usefixtures("quick_plans")
+def test_every_case_is_exact_on_boards(core, family, rng):
+    def execute_emulated(artifact, inputs):
+        return run_on_board(BOARDS[core], artifact.data, inputs).outputs
+
+    assert outcome(cases_of(family), 8, rng, execute_emulated) == []
 
 
 # ---------------------------------------------------------------- CMSIS-NN
