@@ -234,7 +234,7 @@ def _data_header(size: int, arena: Arena) -> str:
     body = f"""#define MODEL_DATA_BYTES {size}u
 
 /* Arena of tflite::MicroInterpreter with TFLite Micro's reference kernels: {arena.head} bytes of activations, the rest its own
-   records. Kernels of other sets may want scratch buffers on top: ask interpreter.arena_used_bytes() on the board. */
+   records. Kernels of other sets may want scratch buffers on top. */
 #if UINTPTR_MAX > 0xFFFFFFFFu
 #define MODEL_ARENA_BYTES {arena.bytes}u /* measured */
 #else
@@ -332,6 +332,7 @@ def _micro_readme(artifact: Artifact, graph: Graph, ports: Ports, arena: Arena, 
     # those that begin with an op compare runtimes
     ops = {n.op for n in graph.nodes}
     notes = "".join(f"* {n}\n" for n in artifact.notes if n.partition(" ")[0].partition(":")[0] not in ops)
+    passing = arena.bytes - arena.head - arena.tail
     return f"""# {graph.name} for TFLite Micro
 
 Drop this folder into a firmware project that builds TFLite Micro.
@@ -360,10 +361,11 @@ every output byte is the expected one. After shipping, the `.cc` files of golden
 {_port_table(ports)}
 ## Memory
 * Flash: {len(artifact.data):,} bytes for the network, plus TFLite Micro and the kernels of the operators below.
-* RAM: an arena of {arena.bytes:,} bytes, measured by TFLite Micro's own recording allocator on a 64-bit machine with its reference
-  kernels: {arena.head:,} bytes of activations (they are the same on every target) and {arena.tail:,} bytes of records.
+* RAM: an arena of {arena.bytes:,} bytes, the smallest that TFLite Micro accepts on a 64-bit machine with its reference kernels:
+  {arena.head:,} bytes of activations (the same on every target), {arena.tail:,} bytes of records, and {passing:,} more that
+  `AllocateTensors` needs for a moment: `interpreter.arena_used_bytes()` does not count those.
 * For 32-bit targets {arena.bytes_32:,} bytes, an upper estimate: the records that are arrays of structures of pointers
-  ({arena.pointers:,} bytes) count half, everything else as measured. `interpreter.arena_used_bytes()` tells the exact number on the board.
+  ({arena.pointers:,} bytes) count half, everything else as measured.
 * CMSIS-NN's kernels want scratch buffers on top; enlarge the arena until `AllocateTensors` succeeds, then trim it.
 
 ## Operators

@@ -1,4 +1,4 @@
-"""How much memory TFLite Micro takes for one file, as its own recording allocator tells."""
+"""How much memory TFLite Micro takes for one file: as its own recording allocator tells, and as it accepts."""
 
 from __future__ import annotations
 
@@ -23,31 +23,30 @@ class Arena:
         head: the planned part: activations and kernels' scratch buffers.
         tail: what persists: the interpreter's records and kernels' own data.
         pointers: the part of ``tail`` that a 32-bit target halves.
+        bytes: the smallest arena that it accepts. More than head and tail where the head is small: planning needs memory for a
+            moment, which activations take over later.
     """
 
     head: int
     tail: int
     pointers: int
-
-    @property
-    def bytes(self) -> int:
-        """The smallest arena on this 64-bit machine."""
-        return self.head + self.tail
+    bytes: int
 
     @property
     def bytes_32(self) -> int:
         """An upper estimate for 32-bit targets: POINTERS halve, all else, mostly int32 arrays per channel, is taken as it is here."""
-        return self.head + self.tail - self.pointers // 2
+        return self.bytes - self.pointers // 2
 
 
 def arena_of(data: bytes) -> Arena:
-    """Load a ``.tflite`` in TFLite Micro and read what it allocated.
+    """Load a ``.tflite`` in TFLite Micro, read what it allocated, and find the smallest arena that it accepts.
 
     Raises: MissingToolError without TFLite Micro's interpreter; RunError where it refuses the file, with its own words.
     """
     with Session("tflite-micro", data) as session:
-        text = session.allocations
-    areas = {name: int(size) for name, size in AREAS.findall(text)}
-    if set(areas) != {"head", "tail"}:
-        raise RunError(f"TFLite Micro told nothing of its arena: {text.strip()[:200]!r}", fix="install the version that doctor names")
-    return Arena(areas["head"], areas["tail"], sum(int(size) for name, size in PARTS.findall(text) if name in POINTERS))
+        areas = {name: int(size) for name, size in AREAS.findall(session.allocations)}
+        if set(areas) != {"head", "tail"}:
+            said = session.allocations.strip()[:200]
+            raise RunError(f"TFLite Micro told nothing of its arena: {said!r}", fix="install the version that doctor names")
+        pointers = sum(int(size) for name, size in PARTS.findall(session.allocations) if name in POINTERS)
+        return Arena(areas["head"], areas["tail"], pointers, session.smallest_arena(areas["head"] + areas["tail"]))

@@ -251,6 +251,11 @@ class Session:
         operators = tuple((name, tuple(read), tuple(made)) for name, read, made in reply["operators"])
         return OpEvents(events, operators, reply["plain_ns"], reply["watched_ns"], reply["runs"]), arrays
 
+    def smallest_arena(self, least: int) -> int:
+        """The smallest arena, from ``least`` bytes on, in which TFLite Micro takes the loaded file."""
+        reply, _ = self._call({"command": "arena", "least": least})
+        return int(reply["bytes"])
+
     def find_versions(self) -> dict[str, str]:
         """Versions of the runtime's packages, without loading an artifact."""
         reply, _ = self._call({"command": "versions", "kind": self.kind})

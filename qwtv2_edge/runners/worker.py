@@ -11,6 +11,7 @@ in ``blobs`` (a list of byte counts). Arrays are blobs described by ``arrays`` (
               {"command": "run"} + arrays             first axis = samples, any multiple of the artifact's own batch
               {"command": "time", "runs", "seconds"} + arrays of one sample
               {"command": "ops", "runs", "seconds"} + arrays of one sample
+              {"command": "arena", "least"}           TFLite Micro: the smallest arena of at least so many bytes
               {"command": "versions", "kind"} | {"command": "close"}
     reply     {"ok": true, ...} + arrays, or {"ok": false, "error", "missing": package or ""}
 """
@@ -160,9 +161,33 @@ class Micro:
                 if arena == self.ARENAS[-1] or arena >= 64 * max(len(data), 1 << 20):
                     raise RuntimeError(f"{error} (with an arena of {arena} bytes)") from error
         self.load_ns = time.perf_counter_ns() - self.start
+        self.data, self.fits = data, arena
         self.allocations = printed(self.interpreter.print_allocations)
         self.inputs = self._list(self.interpreter.get_input_details)
         self.outputs = self._list(self.interpreter.get_output_details)
+
+    def smallest_arena(self, least):
+        """The smallest multiple of 16 bytes from ``least`` on that the file is accepted with."""
+        if self._accepts(least):
+            return least
+        refused, accepted = least // 16, self.fits // 16
+        while accepted - refused > 1:
+            middle = (accepted + refused) // 2
+            accepted, refused = (middle, refused) if self._accepts(16 * middle) else (accepted, middle)
+        return 16 * accepted
+
+    def _accepts(self, arena):
+        """Whether an arena is large enough; in a process of its own, which one that is too small may end."""
+        from tflite_micro import runtime
+
+        child = os.fork()
+        if not child:
+            try:
+                runtime.Interpreter.from_bytes(self.data, arena_size=arena)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        return os.waitpid(child, 0)[1] == 0
 
     @staticmethod
     def _list(details):
@@ -792,6 +817,8 @@ def serve(source, sink):
                         "machine": platform.machine(),
                     },
                 )
+            elif header["command"] == "arena":
+                send(sink, {"ok": True, "bytes": runtime.smallest_arena(header["least"])})
             elif header["command"] == "run":
                 send(sink, {"ok": True}, run(runtime, arrays))
             elif header["command"] == "time":

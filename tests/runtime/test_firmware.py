@@ -8,18 +8,21 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import CASES
+from cases.build import act
 from requirements import ROOT
 from small_graphs import integer_graph
 
 from qwtv2_edge.backends import Artifact, emit
 from qwtv2_edge.errors import UnsupportedOpError, UsageError
 from qwtv2_edge.firmware import GOLDEN_VECTORS, RESOLVER_METHODS, complete
-from qwtv2_edge.ir.graph import Graph
+from qwtv2_edge.ir.graph import Graph, GraphBuilder
+from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.runners.arena import Arena, arena_of
 from qwtv2_edge.simulator import simulate
 
@@ -115,8 +118,24 @@ def test_the_folder_for_c_compiles_and_finds_wrong_bytes(require, tmp_path):
 
 
 def test_the_estimate_for_32_bits_halves_records_of_pointers():
-    assert Arena(head=1000, tail=800, pointers=500).bytes == 1800
-    assert Arena(head=1000, tail=800, pointers=500).bytes_32 == 1550
+    assert Arena(head=1000, tail=800, pointers=500, bytes=1900).bytes_32 == 1650
+
+
+def test_an_arena_holds_what_planning_needs_for_a_moment(require, tmp_path):
+    """Many small tensors: more records to plan with than activations."""
+    require("tflite-micro")
+    b = GraphBuilder("chain")
+    x = b.input("x", act((1, 8), 0.1, 0))
+    for i in range(30):
+        (x,) = b.add("relu", [x], NoAttrs(), name=f"r{i}", out_types=(act((1, 8), 0.1, 0),))
+    b.outputs = [x]
+    (tmp_path / "chain.tflite").write_bytes(data := emit(b.freeze(), "tflite-micro").data)
+    arena = arena_of(data)
+    assert arena.bytes > arena.head + arena.tail
+    load = "import sys; from tflite_micro import runtime; runtime.Interpreter.from_file('chain.tflite', arena_size=int(sys.argv[1]))"
+    for size, taken in ((arena.bytes, True), (arena.bytes - 16, False)):
+        done = subprocess.run([sys.executable, "-c", load, str(size)], cwd=tmp_path, capture_output=True)
+        assert (done.returncode == 0) == taken
 
 
 def test_what_no_kernel_takes_is_refused_with_the_reason():

@@ -23,7 +23,7 @@ from qwtv2_edge.runners.arena import Arena
 @pytest.fixture(autouse=True)
 def no_tools(monkeypatch):
     """TFLite Micro takes 1,000 bytes of activations and 600 of records; there is no compiler."""
-    monkeypatch.setattr(module, "arena_of", lambda data: Arena(head=1000, tail=600, pointers=200))
+    monkeypatch.setattr(module, "arena_of", lambda data: Arena(head=1000, tail=600, pointers=200, bytes=1600))
     monkeypatch.setattr(module, "compiler_version", lambda: "")
 
 
