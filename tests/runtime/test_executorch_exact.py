@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import CASES, feeds
+from cases import CASES, difference, feeds
 from requirements import ROOT, missing
 from small_graphs import integer_graph
 
@@ -48,25 +48,6 @@ def session():
         yield opened
 
 
-def difference(graph: Graph, target: str, session: Session, rng, samples: int = 24) -> str:
-    """ "" when every byte agrees, else what differs."""
-    x = feeds(graph, rng, samples)
-    session.load(emit(graph, target).data)
-    actual, expected = session.run(x), run(graph, x, get_numerics(target))
-    for name, e, a in zip(graph.outputs, expected, actual, strict=True):
-        if e.shape != a.shape or e.dtype != a.dtype:
-            return f"{graph.name}: '{name}' is {a.dtype}{a.shape}, expected {e.dtype}{e.shape}"
-        wrong = np.flatnonzero(e.ravel() != a.ravel())
-        if wrong.size:
-            first = int(wrong[0])
-            largest = np.abs(e.astype(np.float64) - a).max()
-            return (
-                f"{graph.name}: '{name}' at {first}: expected {e.ravel()[first]}, got {a.ravel()[first]}; "
-                f"{wrong.size} of {e.size} differ, by {largest} at most"
-            )
-    return ""
-
-
 def with_float_ops(graph: Graph, value: str) -> Graph:
     return replace(graph, metadata={**graph.metadata, FLOAT_OPS: value})
 
@@ -74,7 +55,7 @@ def with_float_ops(graph: Graph, value: str) -> Graph:
 @pytest.mark.parametrize("family", CASES)
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_case_is_exact(target, family, session, rng):
-    wrong = [difference(case.graph, target, session, rng) for case in CASES[family]]
+    wrong = [difference(case.graph, get_numerics(target), session, rng) for case in CASES[family]]
     assert len(wrong) > 10
     assert [w for w in wrong if w] == []
 
@@ -82,7 +63,7 @@ def test_every_case_is_exact(target, family, session, rng):
 @pytest.mark.parametrize(("target", "mode"), [("executorch-xnnpack", "forbid"), ("executorch-portable", "allow")])
 def test_every_case_with_a_float_rule_is_exact_by_the_other_rules(target, mode, session, rng):
     cases = [c for family in CASES.values() for c in family if any({n.op, rule_key(c.graph, n)} & set(FLOAT_RULES) for n in c.graph.nodes)]
-    wrong = [difference(with_float_ops(case.graph, mode), target, session, rng) for case in cases]
+    wrong = [difference(with_float_ops(case.graph, mode), get_numerics(target), session, rng) for case in cases]
     assert len(wrong) > 100
     assert [w for w in wrong if w] == []
 
@@ -137,8 +118,8 @@ def network(seed: int = 0, *, softmax: bool = False, blocks: int = 2, width: int
 @pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize("target", TARGETS)
 def test_networks_are_exact(target, softmax, session, rng):
-    assert difference(network(softmax=softmax), target, session, rng) == ""
-    assert difference(integer_graph(), target, session, rng) == ""
+    assert difference(network(softmax=softmax), get_numerics(target), session, rng) == ""
+    assert difference(integer_graph(), get_numerics(target), session, rng) == ""
 
 
 @pytest.mark.parametrize("softmax", [False, True])
@@ -193,7 +174,7 @@ def test_branches_inputs_and_outputs(session, rng):
     b.outputs = [c, s, s, y]
     graph = b.freeze()
     for target in TARGETS:
-        assert difference(graph, target, session, rng) == ""
+        assert difference(graph, get_numerics(target), session, rng) == ""
 
 
 def test_equal_graphs_give_equal_bytes_in_fresh_processes():
@@ -276,7 +257,7 @@ def test_a_clamp_behind_a_padded_window_is_exact(bounds, given, session, rng):
     (y,) = b.add("max_pool2d", (x,), PoolAttrs((3, 3), (1, 1), ((1, 1), (1, 1))), name="pool", out_types=(out,))
     (z,) = b.add("clamp", (y,), ClampAttrs(*bounds), name="clamp", out_types=(out,))
     b.outputs = [y, z] if given else [z]
-    assert difference(b.freeze(), "executorch-xnnpack", session, rng) == ""
+    assert difference(b.freeze(), get_numerics("executorch-xnnpack"), session, rng) == ""
 
 
 @pytest.mark.parametrize("power_of_two", [False, True])
@@ -289,7 +270,7 @@ def test_one_tensor_twice(target, op, power_of_two, session, rng):
     (y,) = b.add(op, (x, x), BinaryAttrs(), name="twice", out_types=(codes((1, 4, 64), 0.0625 if power_of_two else 0.071, -9),))
     (z,) = b.add("add", (x, y), BinaryAttrs(), name="after", out_types=(codes((1, 4, 64), 0.1, 5),))
     b.outputs = [y, z]
-    assert difference(b.freeze(), target, session, rng) == ""
+    assert difference(b.freeze(), get_numerics(target), session, rng) == ""
 
 
 # ---------------------------------------------------------------- transformers
@@ -356,7 +337,7 @@ def encoder(blocks: int = 2, tokens: int = 5, width: int = 16, heads: int = 2, s
 @pytest.mark.parametrize("mode", ["auto", "forbid", "allow"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_transformer_is_exact(target, mode, session, rng):
-    assert difference(with_float_ops(encoder(), mode), target, session, rng) == ""
+    assert difference(with_float_ops(encoder(), mode), get_numerics(target), session, rng) == ""
 
 
 def test_an_encoder_is_one_delegate_call():
@@ -383,7 +364,7 @@ def test_sixteen_bits_between_delegate_and_kernels(session, rng):
     (j,) = b.add("concat", (c, s), ConcatAttrs(1), name="joined", out_types=(wide((1, 6, 6)),))
     b.outputs = [y, z, j, x]
     for target in TARGETS:
-        assert difference(b.freeze(), target, session, rng) == ""
+        assert difference(b.freeze(), get_numerics(target), session, rng) == ""
 
 
 @pytest.mark.parametrize("kind", ["requantize", "through reals", "through 16 bits"])
