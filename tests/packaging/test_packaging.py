@@ -37,9 +37,9 @@ def built(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def modules() -> list[str]:
-    """Every module of the three packages, by dotted name."""
-    roots = (ROOT, ROOT / "backends" / "tflite", ROOT / "backends" / "executorch")
-    packages = ("qwtv2_edge", "qwtv2_edge_tflite", "qwtv2_edge_executorch")
+    """Every module of the four packages, by dotted name."""
+    roots = (ROOT, ROOT / "backends" / "tflite", ROOT / "backends" / "executorch", ROOT / "backends" / "c")
+    packages = ("qwtv2_edge", "qwtv2_edge_tflite", "qwtv2_edge_executorch", "qwtv2_edge_c")
     found = []
     for root, package in zip(roots, packages, strict=True):
         for path in sorted((root / package).rglob("*.py")):
@@ -58,6 +58,8 @@ def test_archives_hold_everything(built):
         assert f"{path}.py" in names or f"{path}/__init__.py" in names, module
     for data in ("demo/digits.npz", "demo/weights.npz", "report/page.html.j2"):
         assert f"qwtv2_edge/{data}" in names
+    for kernel in (ROOT / "backends" / "c" / "qwtv2_edge_c" / "kernels").glob("*.h"):
+        assert f"qwtv2_edge_c/kernels/{kernel.name}" in names
     assert not [n for n in names if n.startswith(("tests/", "docs/"))]
     with tarfile.open(sdist) as archive:
         inside = {n.partition("/")[2] for n in archive.getnames()}
