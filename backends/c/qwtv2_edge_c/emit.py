@@ -20,7 +20,7 @@ from qwtv2_edge.errors import Problem, QwtEdgeError, UnsupportedOpError, locate
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.serde import graph_hash
 from qwtv2_edge.numerics import packed_key, rule_key
-from qwtv2_edge.planner import Plan, plan_graph
+from qwtv2_edge.planner import Plan, integer_boundary, plan_graph
 from qwtv2_edge_c.ops import CTYPES, RULES, Limit, Unit
 from qwtv2_edge_c.source import comment, identifier, merged
 
@@ -61,11 +61,11 @@ def emit(graph: Graph, options: EmitOptions) -> Artifact:
     u, problems = build(graph)
     if problems:
         raise UnsupportedOpError(f"{len(problems)} nodes of '{graph.name}' have no form in c", problems)
-    inputs, outputs = _inputs(graph), _outputs(graph)
+    boundary = integer_boundary(graph)
+    inputs, outputs = _ports(graph, "input", boundary.inputs), _ports(graph, "output", boundary.outputs)
     for port in (*inputs, *outputs):
         u.place(port.tensor)
-    skip = {n.name for n in graph.nodes if _at_boundary(graph, n)}
-    plans = [plan_graph(graph, alignment=ALIGNMENT, share=share, scratch=u.scratch, skip=skip) for share in (True, False)]
+    plans = [plan_graph(graph, alignment=ALIGNMENT, share=share, scratch=u.scratch, skip=boundary.skip) for share in (True, False)]
     digest = graph_hash(graph)
     facts = {
         "schema_version": SCHEMA_VERSION,
@@ -84,17 +84,10 @@ def emit(graph: Graph, options: EmitOptions) -> Artifact:
     return Artifact("c", text.encode(), tuple(u.ops), tuple(u.nodes), (), digest, {"model.h": header.encode()})
 
 
-def _at_boundary(graph: Graph, node: Node) -> bool:
-    """Whether ``node`` stands between codes and reals at one end of the graph."""
-    inward = node.op == "quantize" and node.inputs[0] in graph.inputs
-    return inward or (node.op == "dequantize" and node.outputs[0] in graph.outputs)
-
-
 def build(graph: Graph) -> tuple[Unit, tuple[Problem, ...]]:
-    u, problems = Unit(graph), []
-    for node in graph.nodes:
-        if _at_boundary(graph, node):
-            continue
+    u, problems, boundary = Unit(graph), [], integer_boundary(graph)
+    run = [n for n in graph.nodes if n.name not in boundary.skip]
+    for node in run:
         found = list(_limits(graph, node))
         if not found:
             u.calls += ["", f"/* {comment(f'{node.op} {node.name}')}{_source(node)} */", f"QWTV2_TRACE({len(u.traced)});"]
@@ -105,9 +98,9 @@ def build(graph: Graph) -> tuple[Unit, tuple[Problem, ...]]:
             except QwtEdgeError as error:
                 found.append(("range", error.message, error.fix))
         problems += [Problem(code, node.name, str(node.location), message, fix) for code, message, fix in found]
-    made = {t for n in graph.nodes if not _at_boundary(graph, n) for t in n.outputs}
-    for name, port in zip(graph.outputs, _outputs(graph), strict=True):
-        if port.tensor not in made:
+    made = {t for n in run for t in n.outputs}
+    for name, (_, tensor) in zip(graph.outputs, boundary.outputs, strict=True):
+        if tensor not in made:
             problems.append(Problem("output", name, "", "an output that no operator produces", "drop it, the caller has it already"))
     return u, tuple(problems)
 
@@ -146,22 +139,8 @@ def _limits(graph: Graph, node: Node) -> Iterator[Limit]:
 # ---------------------------------------------------------------- the boundary
 
 
-def _inputs(graph: Graph) -> list[Port]:
-    """One per tensor of codes that comes in and is read: graph inputs, or what quantize nodes make of them."""
-    read = {t for n in graph.nodes if not _at_boundary(graph, n) for t in n.inputs}
-    codes = [(i, t) for i, t in enumerate(graph.inputs)]
-    codes += [(graph.inputs.index(n.inputs[0]), n.outputs[0]) for n in graph.nodes if n.op == "quantize" and _at_boundary(graph, n)]
-    return [Port(i, t, f"{symbol(graph)}_input_{k}") for k, (i, t) in enumerate(sorted(c for c in codes if c[1] in read))]
-
-
-def _outputs(graph: Graph) -> list[Port]:
-    made_by = graph.producers()
-    out = []
-    for i, t in enumerate(graph.outputs):
-        node = made_by.get(t)
-        codes = node.inputs[0] if node is not None and node.op == "dequantize" else t
-        out.append(Port(i, codes, f"{symbol(graph)}_output_{i}"))
-    return out
+def _ports(graph: Graph, direction: str, found: Sequence[tuple[int, str]]) -> list[Port]:
+    return [Port(i, t, f"{symbol(graph)}_{direction}_{k}") for k, (i, t) in enumerate(found)]
 
 
 def _outside(graph: Graph, tensor: str) -> dict[str, Any]:

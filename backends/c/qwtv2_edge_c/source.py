@@ -104,8 +104,10 @@ def only_cmsis(text: str) -> str:
 def initialiser(value: Any, indent: str = "") -> str:
     """A number, the name of something, or braces: a mapping for a struct, a sequence for an array. Structs of structs take lines."""
     if isinstance(value, Mapping):
-        if not any(isinstance(v, Mapping | OnlyCmsis) for v in value.values()):
-            return "{" + ", ".join(f".{k} = {initialiser(v)}" for k, v in value.items()) + "}"
+        flat = not any(isinstance(v, Mapping | OnlyCmsis) for v in value.values())
+        line = "{" + ", ".join(f".{k} = {initialiser(v)}" for k, v in value.items()) + "}" if flat else ""
+        if flat and len(line) < WIDTH - 40:
+            return line
         inner, lines = indent + "    ", []
         for k, v in value.items():
             line = f"{inner}.{k} = {initialiser(v.value if isinstance(v, OnlyCmsis) else v, inner)},"
