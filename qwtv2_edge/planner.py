@@ -140,7 +140,7 @@ class Boundary:
     """The codes that cross the ends of a graph whose boundary nodes are left out.
 
     Attributes:
-        inputs: (number of the graph input, tensor of codes) in order; an input that two nodes quantize has two.
+        inputs: (number of the graph input, tensor of codes) of all that is read, in order; an input that two nodes quantize has two.
         outputs: the same for outputs.
         skip: the nodes left out.
     """
@@ -154,14 +154,11 @@ def integer_boundary(graph: Graph) -> Boundary:
     """The boundary of ``graph`` without the quantize nodes that read its inputs and the dequantize nodes that make its outputs."""
     first = [n for n in graph.nodes if n.op == "quantize" and n.inputs[0] in graph.inputs]
     last = {n.outputs[0]: n for n in graph.nodes if n.op == "dequantize" and n.outputs[0] in graph.outputs}
-    inputs = []
-    for i, t in enumerate(graph.inputs):
-        quantized = [n.outputs[0] for n in first if n.inputs[0] == t]
-        # an input of codes, or one whose reals something else reads
-        as_it_is = graph.tensors[t].dtype != "float32" or not quantized
-        inputs += [(i, name) for name in ([t] if as_it_is else []) + quantized]
-    outputs = [(i, last[t].inputs[0] if t in last else t) for i, t in enumerate(graph.outputs)]
-    return Boundary(tuple(inputs), tuple(outputs), frozenset(n.name for n in (*first, *last.values())))
+    skip = frozenset(n.name for n in (*first, *last.values()))
+    read = {t for n in graph.nodes if n.name not in skip for t in n.inputs}
+    codes = [*enumerate(graph.inputs), *((graph.inputs.index(n.inputs[0]), n.outputs[0]) for n in first)]
+    outputs = ((i, last[t].inputs[0] if t in last else t) for i, t in enumerate(graph.outputs))
+    return Boundary(tuple(sorted(c for c in codes if c[1] in read)), tuple(outputs), skip)
 
 
 def _aligned(size: int, alignment: int) -> int:
