@@ -136,8 +136,8 @@ FAILURES = (
     ),
     (
         "No matching distribution|Could not find a version",
-        "no such wheel for aarch64 and this Python",
-        "use Debian 12 (Python 3.11), or leave that runtime out with --runtimes",
+        "pip finds no such wheel for aarch64 and this Python",
+        "check the network; use Debian 12 (Python 3.11), or leave that runtime out with --runtimes",
     ),
     ("No module named pip", "pip is missing", "python -m ensurepip"),
 )

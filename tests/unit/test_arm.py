@@ -193,7 +193,7 @@ def test_force_replaces_what_is_there(home, untried, monkeypatch):
         ("tar: write error: No space left on device", "the disk is full", "QWTV2_ARM_PREFIX"),
         ("E: Could not resolve 'deb.example'\nE: Unable to locate package qemu-user", "no network", "configuration of apt and pip"),
         ("E: Unable to locate package python3", "have no arm64 packages", "Debian 12"),
-        ("ERROR: No matching distribution found for torch==9", "no such wheel", "--runtimes"),
+        ("ERROR: No matching distribution found for torch==9", "finds no such wheel", "--runtimes"),
         ("/usr/bin/python3: No module named pip", "pip is missing", "ensurepip"),
         ("something else", "exit code 7", ""),
     ],
