@@ -41,8 +41,8 @@ KERNEL void batch_matmul(const int8_t *x, const int8_t *y, int8_t *out, int32_t 
                 dots(vectors, count, columns + c * p.depth, some, p.depth, sums);
                 for (int32_t i = 0; i < count; i++) {
                     for (int32_t j = 0; j < some; j++) {
-                        const int32_t sum = sums[i * ROWS + j] + offsets[c + j] - row_offsets[i];
-                        out[i * p.columns + c + j] = to_int8(rescale(sum, p.scale), p.out);
+                        sums[i * ROWS + j] += offsets[c + j] - row_offsets[i];
+                        out[i * p.columns + c + j] = to_int8(rescale(sums[i * ROWS + j], p.scale), p.out);
                     }
                 }
             }

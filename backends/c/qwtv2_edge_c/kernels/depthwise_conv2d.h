@@ -2,6 +2,7 @@
 
 #include "cmsis_nn_depthwise.h"
 #include "kernel.h"
+#include "outputs.h"
 #include "depthwise.h"
 
 /* Channels that are summed side by side. */
@@ -77,10 +78,8 @@ KERNEL void depthwise_conv2d(const int8_t *x, int8_t *y, const struct depthwise_
                     } else {
                         depthwise_sums(x, oy, ox, first, n, sums, &p);
                     }
-                    for (int32_t c = 0; c < n; c++) {
-                        const int32_t scale = (first + c) * p.step;
-                        y[first + c] = to_int8(requantize(sums[c], p.multiplier[scale], p.shift[scale]), p.out);
-                    }
+                    const int32_t scale = first * p.step;
+                    outputs_int8(sums, p.multiplier + scale, p.shift + scale, p.step, n, y + first, p.out);
                 }
             }
         }
