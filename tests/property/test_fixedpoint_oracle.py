@@ -229,6 +229,23 @@ def to_float_div(v: np.float32, scale: float) -> Fraction:
     return Fraction(float(v / np.float32(scale)))
 
 
+#: float32 values of up to 24 bits
+real32 = st.builds(lambda m, e: np.float32(m * 2.0**e), st.integers(-(2**24), 2**24), st.integers(-40, 10))
+
+
+@given(real32, real32, real32)
+def test_fused_multiply_add(a, b, c):
+    exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+    assert Fraction(float(fp.fused_multiply_add(a, b, c))) == to_float32(exact)
+
+
+def test_fused_multiply_add_rounds_once():
+    """The sum lies 2**-70 below a tie of float32: in float64 it would round to the tie first."""
+    a, b, c = (np.float32(v) for v in (1 + 2.0**-23, (1 - 2.0**-23) * 2.0**-24, 1 + 2.0**-23))
+    assert np.float32(np.float64(a) * np.float64(b) + np.float64(c)) == 1 + 2.0**-22
+    assert fp.fused_multiply_add(a, b, c) == c
+
+
 @given(st.integers(-(2**20), 2**20), st.integers(1, 5000))
 def test_integer_divisions(n, d):
     quotient = Fraction(n, d)
@@ -255,7 +272,7 @@ def test_ceil_log2_is_the_least_power_that_reaches(x):
 @given(
     st.lists(st.floats(-40_000, 40_000, width=32), min_size=1, max_size=8),
     st.one_of(simple_scale, st.floats(2.0**-9, 8.0, width=32)),
-    st.sampled_from(["HAZ", "RNE", "HAZ64"]),
+    st.sampled_from(["HAZ", "RNE", "HAZ64", "HAZ_RECIPROCAL"]),
 )
 def test_quantize_codes_of_16_bits(values, scale, rule):
     x = np.asarray(values, np.float32)
@@ -265,6 +282,7 @@ def test_quantize_codes_of_16_bits(values, scale, rule):
         "HAZ": lambda v: half_away(to_float_div(v, scale)),
         "RNE": lambda v: half_even(Fraction(float(v * inverse))),
         "HAZ64": lambda v: half_away(Fraction(float(np.float64(v) / np.float64(np.float32(scale))))),
+        "HAZ_RECIPROCAL": lambda v: half_away(Fraction(float(v * inverse))),
     }[rule]
     got = fp.quantize_codes(x, scale, 0, rule, (-32768, 32767))
     assert got.dtype == np.int16

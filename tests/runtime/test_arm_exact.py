@@ -72,6 +72,20 @@ def test_a_network_gives_the_same_bytes_on_arm(numerics, data_dir, need):
     assert_exact("resnet8", table, "cortex-a76")
 
 
+@pytest.mark.parametrize("numerics", ["litert-xnnpack", "tflite-2.14-reference", "executorch-xnnpack"])
+def test_rules_of_arm_alone_are_exact(numerics, rng, need):
+    """The cases with a node whose rule is not x86-64's."""
+    table, other = get_numerics(f"{numerics}@{FAMILY}"), get_numerics(f"{numerics}@x86_64")
+    keys = {key for key in (*table.rules, *other.rules) if table.rule(key) != other.rule(key)}
+    graphs = [c.graph for cases in CASES.values() for c in cases if keys & {rule_key(c.graph, n) for n in c.graph.nodes}]
+    assert keys
+    need(runtime_of(table))
+    with Session(table.runner, place=open_qemu("cortex-a76")) as session:
+        wrong = [difference(graph, table, session, rng, 6) for graph in graphs]
+    assert len(wrong) >= 3 * len(keys)
+    assert [w for w in wrong if w] == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("table", "core"), ON_CORES, ids=IDS)

@@ -139,6 +139,7 @@ def test_softmax_forms_agree_within_one_step():
     for got in (
         fp.softmax_fixed(codes, s, beta),
         fp.softmax_float_lut(codes, s, beta, 1 / 256, -128),
+        fp.softmax_lut16(codes, s, beta, 1 / 256, -128),
         fp.softmax_integer_table(codes, s, beta),
     ):
         assert np.abs(got - np.minimum(ideal, 127)).max() < 0.51
