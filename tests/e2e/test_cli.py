@@ -49,7 +49,8 @@ def test_help_goes_to_standard_output(cli):
     done = cli("--help")
     assert done.code == 0
     assert "Usage: qwtv2-edge" in done.out
-    for name in "export verify simulate evaluate profile inspect compare numerics targets doctor prepare demo".split():
+    names = ("export", "verify", "simulate", "evaluate", "profile", "inspect", "compare", "numerics", "targets", "doctor")
+    for name in (*names, "prepare", "demo"):
         assert f"  {name} " in done.out
         assert {"--json", "--quiet", "--verbose"} <= set(cli(name, "--help").out.split())
 
