@@ -101,7 +101,8 @@ RUNTIMES: Mapping[str, Runtime] = {
         tuple(CORES),
         60 << 20,
     ),
-    # the newest for which torch has processor-only aarch64 wheels; both have instructions that cortex-a53 lacks
+    # torch 2.10.0 is the last with aarch64 wheels for machines without a graphics processor, and 1.3.1 the last ExecuTorch that
+    # runs with it; both use atomic instructions that cortex-a53 lacks
     "executorch": Runtime(
         ("executorch",),
         "executorch-xnnpack",
