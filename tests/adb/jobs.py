@@ -55,7 +55,8 @@ def refused(
 
 
 def interrupt_when(reached: Callable[[], bool]) -> None:
-    """Ctrl-C, as soon as ``reached()``."""
+    """Ctrl-C, as soon as ``reached()``, also where this process was started in the background, with interrupts ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def watch() -> None:
         while not reached():

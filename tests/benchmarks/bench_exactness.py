@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from bench_compensation import weighted_ends
 from common import note, show, sqnr_db
+from everywhere import targets_of
 from models import tiny_mlperf
 
 import qwtv2_edge as qe
-from qwtv2_edge.backends import TARGETS, get_numerics
+from qwtv2_edge.backends import get_numerics
 from qwtv2_edge.evaluation import names_here
 from qwtv2_edge.runners.host import Session
 from qwtv2_edge.simulator.run import run_float
@@ -72,7 +73,7 @@ def ours(name: str) -> list[dict[str, Any]]:
     rows = []
     for label, recipe in recipes.items():
         result = qe.quantize(graph, calibration, recipe)
-        artifacts = {target: qe.emit(result.graph, target).data for target in TARGETS}
+        artifacts = {target: qe.emit(result.graph, target).data for target in targets_of(result.graph)}
         row = {"net": name, "weights": label, "chosen": result.report.network.chosen}
         if truth is not None:
             row["float_top1"] = round(100 * float((wanted.argmax(1) == truth).mean()), 2)

@@ -34,11 +34,12 @@ from typing import Any
 import numpy as np
 from bench_export import ONE_THREAD, flow, latency
 from common import ROOT, note, show, sqnr_db
+from everywhere import targets_of
 from models import build_net, calibration_of, transformers
 from torch import nn
 
 import qwtv2_edge as qe
-from qwtv2_edge.backends import TARGETS, all_numerics
+from qwtv2_edge.backends import all_numerics
 from qwtv2_edge.evaluation import names_here
 from qwtv2_edge.metrics import Cosine
 from qwtv2_edge.numerics import FLOAT_OPS
@@ -199,7 +200,7 @@ def measure_exactness(name: str, args: argparse.Namespace) -> Rows:
     graph = qe.capture(build_net(name), (calibration[:1],))
     for bits in (8, 4):
         quantized = qe.quantize(graph, calibration, {"weight_bits": bits}).graph
-        for target in TARGETS:
+        for target in targets_of(quantized):
             own = [n for n in names_here(target) if all_numerics()[n].target == target and n != "litert-builtin"]
             report = qe.verify(quantized, qe.emit(quantized, target), inputs, numerics=own)
             for numerics, found in report.results.items():

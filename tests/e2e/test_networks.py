@@ -11,7 +11,6 @@ from models import build_net, calibration_of, tiny_mlperf, zoo
 
 import qwtv2_edge as qe
 from qwtv2_edge.backends import TARGETS
-from qwtv2_edge.ir.check import check
 from qwtv2_edge.simulator.run import run_float
 
 pytestmark = pytest.mark.runtime
@@ -30,17 +29,6 @@ def quantized(name: str, *recipe: tuple[str, Any]) -> qe.QuantizedModel:
     return qe.quantize(
         float_graph(name), calibration_of(name, samples) if name != "autoencoder" else calibration_of(name, 128), dict(recipe)
     )
-
-
-def assert_exact(graph: qe.Graph, inputs: np.ndarray, samples: int) -> None:
-    """Every target emits, and every exact numerics that runs here gives the simulator's bytes."""
-    check(graph)
-    for target in TARGETS:
-        report = qe.verify(graph, qe.emit(graph, target), inputs, samples=samples)
-        assert report.ok, report.text()
-        ran = [r for r in report.results.values() if r.status == "exact"]
-        assert ran, report.text()
-        assert all(r.outputs_compared > 0 and r.mismatches == 0 for r in ran)
 
 
 @pytest.mark.parametrize("recipe", [(), (("weight_bits", 4), ("io_dtype", "int8"), ("io_layout", "nhwc"))], ids=["w8", "w4-int8-nhwc"])
@@ -115,7 +103,8 @@ def test_compensation_never_costs_anything(name, bits, data_dir):
     for target in TARGETS:
         artifacts = {k: qe.emit(g, target) for k, g in graphs.items()}
         assert len({a.ops for a in artifacts.values()}) == 1
-        assert len({len(a.data) for a in artifacts.values()}) == 1
+        if target != "c":  # whose numbers are text
+            assert len({len(a.data) for a in artifacts.values()}) == 1
     for tensor, array in graphs["none"].constants.items():
         if array.dtype == np.int8:
             np.testing.assert_array_equal(graphs["cwac"].constants[tensor], array)

@@ -34,6 +34,10 @@ SAMPLES = 24
 LEFT_OUT = ("tensorflow-reference", "tensorflow-xnnpack")
 
 
+#: target that refuses many operators -> the share of graphs that it must take
+FEW = {"executorch-cortex-m": 0.1}
+
+
 def exact_numerics(target: str) -> list[Numerics]:
     return [
         n
@@ -88,11 +92,11 @@ class Runtimes:
                 self.compared[target, numerics.name] += 1
 
     def require_share(self, share: float) -> None:
-        """Each numerics must really have run on that share of the graphs."""
+        """Each numerics must really have run on that share of the graphs, less where a target has few operators."""
         for target in TARGETS:
             for numerics in exact_numerics(target):
                 count = self.compared[target, numerics.name]
-                assert count >= share * self.graphs, f"{numerics.name} ran {count} of {self.graphs} {target} graphs only"
+                assert count >= FEW.get(target, share) * self.graphs, f"{numerics.name} ran {count} of {self.graphs} {target} graphs only"
 
 
 @pytest.fixture(scope="module")
