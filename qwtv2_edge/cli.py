@@ -608,7 +608,7 @@ def compare_command(
     ui: Ui,
     dir_a: Annotated[Path, typer.Argument(help="An export folder.", show_default=False)],
     dir_b: Annotated[Path, typer.Argument(help="Another.", show_default=False)],
-    runs: Annotated[int, typer.Option("--runs", help="Rounds, each timing both in turns; 0 times nothing.", min=0)] = 30,
+    runs: Annotated[int, typer.Option("--runs", help="Starts of both runtimes; 0 times nothing.", min=0)] = 10,
     device: Annotated[str, typer.Option("--device", help="host, adb[:SERIAL] or ssh:[USER@]HOST.")] = "host",
 ) -> int:
     """Accuracy, size, op list and latency of two export folders side by side."""

@@ -1,7 +1,8 @@
 """Times two artifacts against each other in one go, so that whatever disturbs the device disturbs both.
 
-Both stay loaded. Each round times a block of A and a block of B, in random order; the rounds' pairs of medians carry the
-comparison: the median of their differences with a bootstrap interval, and Wilcoxon's signed-rank test.
+Each round starts both runtimes anew, for where a process's memory comes to lie alone can move its times by a percent; blocks of A and
+of B follow each other in random order. The rounds' pairs of medians carry the comparison: the median of their differences with a
+bootstrap interval, and Wilcoxon's signed-rank test.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import numpy as np
 from qwtv2_edge.backends import Artifact
 from qwtv2_edge.errors import UsageError
 from qwtv2_edge.ir.graph import Graph
-from qwtv2_edge.profiling.measure import LONGEST_S, SECONDS, interval_of_median, prepare, statistics, summarise
+from qwtv2_edge.profiling.measure import LONGEST_S, interval_of_median, prepare, statistics, summarise
 from qwtv2_edge.profiling.report import Comparison
 from qwtv2_edge.runners.base import Device, Run
 from qwtv2_edge.runners.device import open_device
 from qwtv2_edge.runners.state import doubts
 
-ROUNDS = 30
-#: seconds one block should take, and how many invocations it may have
-BLOCK_S, LEAST, MOST = 0.05, 5, 500
+ROUNDS = 10
+#: blocks of each side in one round; the seconds that one should take, and how many invocations it may have
+BLOCKS, BLOCK_S, LEAST, MOST = 4, 0.05, 5, 500
+#: seconds of running before the first block
+WARM_UP_S = 0.3
 #: of the test, and of the interval
 ALPHA = 0.05
 
@@ -43,23 +46,27 @@ def compare_latency(
     Args:
         a, b: as ``artifact`` of :func:`qwtv2_edge.profile`; ``graphs``: the integer graphs behind them.
         device, threads, inputs, cores: as there.
-        rounds: pairs of blocks; at least 6, below which no difference can be significant.
+        rounds: starts of both runtimes; at least 6, below which no difference can be significant.
     Raises: as :func:`qwtv2_edge.profile`.
     """
     if rounds < 6:
         raise UsageError(f"{rounds} rounds can't show a difference", fix="at least 6")
     opened = open_device(device) if isinstance(device, str) else device
     sides = [prepare(x, inputs, opened, threads, g, None, 1, cores) for x, g in zip((a, b), graphs, strict=True)]
-    with opened.open(sides[0].job) as first, opened.open(sides[1].job) as second:
-        runs = (first, second)
-        counts = [_warm_up(run) for run in runs]
-        series: tuple[list[list[int]], list[list[int]]] = ([], [])
-        rng = np.random.default_rng(0)
-        for _ in range(rounds):
-            for k in rng.permutation(2):
-                series[k].append(runs[k].block(counts[k], LONGEST_S, lambda ns: None))
-        emulated = sides[0].emulated(first.abi)
-    if emulated:
+    series: tuple[list[list[int]], list[list[int]]] = ([], [])
+    rng = np.random.default_rng(0)
+    abi = ""
+    for _ in range(rounds):
+        with opened.open(sides[0].job) as first, opened.open(sides[1].job) as second:
+            runs = (first, second)
+            counts = [_warm_up(run) for run in runs]
+            for found in series:
+                found.append([])
+            for _ in range(BLOCKS):
+                for k in rng.permutation(2):
+                    series[k][-1] += runs[k].block(counts[k], LONGEST_S, lambda ns: None)
+            abi = first.abi
+    if sides[0].emulated(abi):
         return Comparison(None, None, None, None, None, None, rounds, emulated=True)
     after = sides[0].state_after()
     return compared(series, doubts(sides[0].before, after, cores))
@@ -67,7 +74,7 @@ def compare_latency(
 
 def _warm_up(run: Run) -> int:
     """Run for a while, and say how many invocations make a block."""
-    ns = float(np.median(run.block(MOST, SECONDS, lambda ns: None)))
+    ns = float(np.median(run.block(MOST, WARM_UP_S, lambda ns: None)))
     return int(np.clip(BLOCK_S * 1e9 / ns, LEAST, MOST))
 
 

@@ -171,7 +171,7 @@ class Comparison:
         difference_ms: median of the rounds' differences B - A; ``ci95_ms`` its 95 % interval; ``ratio``: p50 of B over that of A.
         p_value: of Wilcoxon's signed-rank test on the rounds' medians, that there is no difference.
         significant: the interval leaves out 0 and the p-value is below 0.05.
-        rounds: how many.
+        rounds: starts of both runtimes.
         emulated, reasons: as in :class:`ProfileReport`; when emulated, no times are given.
     """
 

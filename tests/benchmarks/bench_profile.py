@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--net", choices=NETS, action="append")
     parser.add_argument("--target", choices=TARGETS, action="append")
-    parser.add_argument("--rounds", type=int, default=30, help="of the comparison")
+    parser.add_argument("--rounds", type=int, default=10, help="of the comparison")
     parser.add_argument("--markdown", type=Path)
     args = parser.parse_args()
     targets = tuple(args.target or TARGETS)
