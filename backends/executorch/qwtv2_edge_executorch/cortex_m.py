@@ -37,7 +37,6 @@ from qwtv2_edge_executorch.numerics import CORTEX_M_REFUSES
 from qwtv2_edge_executorch.portable import CHANNELS_LAST
 from qwtv2_edge_executorch.program import SCALAR_TYPES, ProgramBuilder
 
-
 #: what the vector extension loads at once: bytes that buffers and constants are aligned to
 ALIGNMENT = 16
 #: largest left shift of CMSIS-NN's requantizer
