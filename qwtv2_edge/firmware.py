@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from qwtv2_edge.backends import Artifact, get_numerics
+from qwtv2_edge.c_text import number_lines
 from qwtv2_edge.errors import Problem, UnsupportedOpError
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.types import DTYPES, TensorType
@@ -26,8 +27,6 @@ from qwtv2_edge.simulator.run import check_inputs, join, run
 
 #: samples that the self-test runs
 GOLDEN_VECTORS = 3
-#: characters of a line of numbers
-WIDTH = 120
 
 CTYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "int64": "int64_t", "float32": "float"}
 
@@ -129,17 +128,6 @@ def _ports(graph: Graph, names: Iterable[str], values: Iterable[np.ndarray]) -> 
 # ---------------------------------------------------------------- pieces of C
 
 
-def _numbers(values: Iterable[str]) -> str:
-    """Numbers in lines of limited width."""
-    lines, line = [], "   "
-    for text in values:
-        if len(line) + len(text) + 2 > WIDTH:
-            lines.append(line)
-            line = "   "
-        line += f" {text},"
-    return "\n".join([*lines, line])
-
-
 def _literal(value: Any, dtype: str) -> str:
     """A number that a C compiler reads back as the same bits."""
     if dtype != "float32":
@@ -203,7 +191,7 @@ def _golden_source(header: str, prefix: str, ports: Ports) -> str:
     parts = [f'#include "{header}"\n']
     for kind, found in ports.items():
         for i, port in enumerate(found):
-            rows = (f"{{\n{_numbers(_literal(x, port.type.dtype) for x in row)}\n}}" for row in port.golden)
+            rows = (f"{{\n{number_lines(_literal(x, port.type.dtype) for x in row)}\n}}" for row in port.golden)
             parts.append(f"{_golden_array(prefix, kind, i, port)} = {{\n{f',{chr(10)}'.join(rows)}\n}};\n")
     return "\n".join(parts)
 
@@ -215,10 +203,11 @@ def _micro_files(artifact: Artifact, graph: Graph, inputs: Sequence[np.ndarray],
     ports = {"input": _ports(graph, graph.inputs, inputs), "output": _ports(graph, graph.outputs, run(graph, inputs, table))}
     arena = arena_of(artifact.data)
     operators = sorted(set(artifact.ops))
+    data = number_lines(f"0x{b:02x}" for b in artifact.data)
     return {
         "model_data.h": _data_header(len(artifact.data), arena),
         "model_data.cc": '#include "model_data.h"\n\n'
-        + f"alignas(16) const unsigned char g_model_data[MODEL_DATA_BYTES] = {{\n{_numbers(f'0x{b:02x}' for b in artifact.data)}\n}};\n",
+        + f"alignas(16) const unsigned char g_model_data[MODEL_DATA_BYTES] = {{\n{data}\n}};\n",
         "model_resolver.h": _header("model_resolver.h", RESOLVER.format(count=len(operators)), [RESOLVER_INCLUDE]),
         "model_resolver.cc": RESOLVER_SOURCE.format(calls="".join(RESOLVER_CALL.format(RESOLVER_METHODS[o]) for o in operators)),
         "model_quantization.h": _quantization_header(ports),

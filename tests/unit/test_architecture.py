@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: from the ground up; a part imports only from rows below its own
 LAYERS = (
     ("errors",),
-    ("fixedpoint", "files", "metrics", "numerics"),
+    ("fixedpoint", "files", "c_text", "metrics", "numerics"),
     ("ir",),
     ("planner",),
     ("ops", "data", "inspection", "backends"),

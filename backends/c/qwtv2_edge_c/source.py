@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-KERNELS = Path(__file__).with_name("kernels")
+from qwtv2_edge.c_text import WIDTH, number_lines
 
-WIDTH = 120
+KERNELS = Path(__file__).with_name("kernels")
 ONCE = "#pragma once\n"
 INCLUDE = re.compile(r'#include "(\w+)\.h"\n')
 #: headers of C itself go to the top of the file
@@ -80,14 +80,7 @@ def array(ctype: str, name: str, values: np.ndarray) -> str:
     """Definition of a constant array: of numbers, or of structs where each takes a row of ``values``."""
     structs = ctype.startswith("struct ")
     texts = map(initialiser, values.tolist() if structs else values.ravel().tolist())
-    lines, line = [], "   "
-    for text in texts:
-        if len(line) + len(text) + 2 > WIDTH:
-            lines.append(line)
-            line = "   "
-        line += f" {text},"
-    body = "\n".join([*lines, line])
-    return f"static const {ctype} {name}[{len(values) if structs else values.size}] = {{\n{body}\n}};"
+    return f"static const {ctype} {name}[{len(values) if structs else values.size}] = {{\n{number_lines(texts)}\n}};"
 
 
 @dataclass(frozen=True)
