@@ -35,13 +35,8 @@ def silent(stage: str, done: int, total: int) -> None:
     """A progress callback that shows nothing."""
 
 
-def names_here(target: str) -> list[str]:
-    """The numerics of ``target`` that this machine can run, each once: a bare name stands for its variant of this processor."""
-    return [n.name for n in tables_on(target, HOST.family)]
-
-
 def tables_here(targets: Sequence[str]) -> dict[str, Numerics]:
-    """name -> numerics that this machine can run, for the one of ``targets`` it is run on."""
+    """name -> numerics that this machine can run, for the one of ``targets`` it is run on; a bare name stands for its variant here."""
     return tables_on_family(targets, HOST.family)
 
 

@@ -21,7 +21,7 @@ from models import tiny_mlperf
 
 import qwtv2_edge as qe
 from qwtv2_edge.backends import get_numerics
-from qwtv2_edge.evaluation import names_here
+from qwtv2_edge.evaluation import tables_here
 from qwtv2_edge.runners.host import Session
 from qwtv2_edge.simulator.run import run_float
 
@@ -43,7 +43,7 @@ def against_runtimes(
     """Per exact numerics: values compared, values that differ in any byte, top-1, seconds of the simulator and the runtime."""
     out: dict[str, dict[str, Any]] = {}
     for target, data in artifacts.items():
-        for name in names_here(target):
+        for name in tables_here([target]):
             numerics = get_numerics(name)
             if numerics.promise != "exact":
                 continue

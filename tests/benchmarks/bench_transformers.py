@@ -40,7 +40,7 @@ from torch import nn
 
 import qwtv2_edge as qe
 from qwtv2_edge.backends import all_numerics
-from qwtv2_edge.evaluation import names_here
+from qwtv2_edge.evaluation import tables_here
 from qwtv2_edge.metrics import Cosine
 from qwtv2_edge.numerics import FLOAT_OPS
 from qwtv2_edge.simulator.run import run_float
@@ -201,7 +201,7 @@ def measure_exactness(name: str, args: argparse.Namespace) -> Rows:
     for bits in (8, 4):
         quantized = qe.quantize(graph, calibration, {"weight_bits": bits}).graph
         for target in targets_of(quantized):
-            own = [n for n in names_here(target) if all_numerics()[n].target == target and n != "litert-builtin"]
+            own = [n for n in tables_here([target]) if all_numerics()[n].target == target and n != "litert-builtin"]
             report = qe.verify(quantized, qe.emit(quantized, target), inputs, numerics=own)
             for numerics, found in report.results.items():
                 yield {
