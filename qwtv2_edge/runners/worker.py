@@ -618,19 +618,20 @@ def samples_of(runtime, arrays):
     return counts.pop() if counts else 1
 
 
-def feed(runtime, arrays, i):
+def feed(runtime, arrays, i, count=1):
+    """``count`` samples from sample ``i`` on, or what there are."""
     out = []
     for array, d in zip(arrays, runtime.inputs, strict=True):
         unit = d["shape"][0] if d["shape"] else 0
-        out.append(np.ascontiguousarray(array[i * unit : (i + 1) * unit]) if unit else array)
+        out.append(np.ascontiguousarray(array[i * unit : (i + count) * unit]) if unit else array)
     return out
 
 
 def run(runtime, arrays):
-    count = samples_of(runtime, arrays)
+    count, at_once = samples_of(runtime, arrays), getattr(runtime, "at_once", 1)
     parts = []
-    for i in range(count):
-        runtime.set(feed(runtime, arrays, i))
+    for i in range(0, count, at_once):
+        runtime.set(feed(runtime, arrays, i, at_once))
         runtime.invoke()
         parts.append([np.array(o) for o in runtime.get()])
     if not parts:

@@ -27,6 +27,7 @@ from qwtv2_edge.runners.host import Session, available
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge_executorch import BACKEND
 from qwtv2_edge_executorch.cortex_m_proxy import KERNELS
+from qwtv2_edge_executorch.program import ProgramBuilder, _View
 
 pytestmark = pytest.mark.runtime
 
@@ -193,6 +194,23 @@ def test_the_proxy_executes_the_file(rng):
         session.load(halved)
         (wrong,) = session.run(feed)
     assert (right != wrong).mean() > 0.2
+
+
+def test_scratch_memory_in_use_is_seen(monkeypatch, session, rng):
+    """Kernels write to their scratch memory at any time: laid over an input, it destroys that."""
+    case = weighted_case("conv", "conv2d", Conv2DAttrs(padding=((1, 1), (1, 1))), (1, 6, 6, 8), (5, 3, 3, 8), 0, 0, rng, RANDOM)
+    assert difference(case.graph, session, rng) == ""
+    plan = ProgramBuilder.plan
+
+    def overlapping(builder: ProgramBuilder) -> int:
+        end = plan(builder)
+        scratch = next(v for v in builder._values if isinstance(v, _View) and v.dtype == np.uint8)
+        x = next(v for v in builder._values if isinstance(v, _View) and v.shape == (1, 6, 6, 8))
+        builder._storages[scratch.storage].offset = builder._storages[x.storage].offset
+        return end
+
+    monkeypatch.setattr(ProgramBuilder, "plan", overlapping)
+    assert "differs in" in difference(case.graph, session, rng)
 
 
 def test_the_plain_runtime_misses_the_operators_only():

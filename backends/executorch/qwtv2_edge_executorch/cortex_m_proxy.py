@@ -28,7 +28,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,8 +37,11 @@ from qwtv2_edge.fixedpoint import softmax_multiplier
 #: environment variable: a shared library that registers the operators' kernels in ExecuTorch's runtime
 KERNELS = "QWTV2_CORTEX_M_KERNELS"
 
-#: ExecuTorch's scalar types that programs for Cortex-M hold
-SCALAR_TYPES = {0: np.uint8, 1: np.int8, 3: np.int32, 6: np.float32}
+#: ExecuTorch's scalar types that programs for Cortex-M hold, as PyTorch calls them
+SCALAR_TYPES = {0: "uint8", 1: "int8", 3: "int32", 6: "float32"}
+
+#: bytes of the arenas of all samples that are computed at once
+MEMORY = 2**23
 
 
 def load_kernels() -> dict[str, str]:
@@ -61,8 +64,11 @@ def load_python_forms() -> None:
     """Define ``torch.ops.cortex_m``.
 
     The operators' module needs little of the packages around it, whose ``__init__`` would import all of ExecuTorch's
-    compiler and the Arm backend with TOSA's serializer. Bare packages stand in for those.
+    compiler and the Arm backend with TOSA's serializer. Bare packages stand in for those, and PyTorch's operators for the
+    compiler's, which are the same ones behind a table of dtypes that takes seconds to read.
     """
+    import torch
+
     if "executorch.backends.cortex_m.ops.operators" in sys.modules:
         return
     spec = importlib.util.find_spec("executorch")
@@ -75,12 +81,39 @@ def load_python_forms() -> None:
         sys.modules.setdefault(package.__name__, package)
     configs: Any = sys.modules["executorch.backends.cortex_m.quantizer.quantization_configs"]
     configs.CMSIS_SOFTMAX_SCALE, configs.CMSIS_SOFTMAX_ZERO_POINT = 1 / 256, -128
+    dialects = types.ModuleType("executorch.exir.dialects._ops")
+    dialects.ops = types.SimpleNamespace(edge=torch.ops)  # type: ignore[attr-defined]
+    sys.modules.setdefault(dialects.__name__, dialects)
     import executorch.backends.cortex_m.ops.operators  # noqa: F401
-    import torch.ao.quantization.fx._decomposed  # noqa: F401 - quantize and dequantize, which the operators call
+    import torch.ao.quantization.fx._decomposed  # quantize and dequantize, which the operators call
+
+
+class Planned(NamedTuple):
+    """A tensor in the arena, for every sample.
+
+    rows: (samples, *sizes in the order of memory), a view of the arenas; axes: where in that order each axis of the tensor is.
+    """
+
+    rows: Any
+    axes: tuple[int, ...]
+
+    @property
+    def samples(self) -> Any:
+        """(samples, *shape), a view of the arenas."""
+        return self.rows.permute(0, *(1 + i for i in self.axes))
+
+    @property
+    def stacked(self) -> Any:
+        """The samples one behind another along the first axis, which is the outermost in memory. Not to be written to."""
+        return self.rows.contiguous().flatten(0, 1).permute(self.axes)
 
 
 class Proxy:
-    """A loaded program; the worker's interface to a runtime."""
+    """A loaded program; the worker's interface to a runtime.
+
+    Attributes:
+        at_once: how many samples one invocation may take. Each has an arena of its own.
+    """
 
     def __init__(self, kind: str, data: bytes, threads: int) -> None:
         import torch
@@ -89,19 +122,27 @@ class Proxy:
         load_python_forms()
         from executorch.exir._serialize._program import deserialize_pte_binary
 
-        self.torch = torch
         start = time.perf_counter_ns()
         program = deserialize_pte_binary(data).program
         (self.plan,) = program.execution_plan
-        self.arena = np.zeros(self.plan.non_const_buffer_sizes[1], np.uint8)
-        self.constants = [np.frombuffer(b.storage, np.uint8) for b in program.constant_buffer]
-        self.values = [self._value(v.val) for v in self.plan.values]
+        self.constants = [torch.from_numpy(np.frombuffer(bytearray(b.storage), np.uint8)) for b in program.constant_buffer]
         self.calls = [i.instr_args for chain in self.plan.chains for i in chain.instructions]
+        self.at_once = max(1, MEMORY // max(1, self.plan.non_const_buffer_sizes[1]))
+        self._lay_out(1)
         self.load_ns = time.perf_counter_ns() - start
         self.inputs, self.outputs = ([self._describe(i) for i in ports] for ports in (self.plan.inputs, self.plan.outputs))
 
+    def _lay_out(self, count: int) -> None:
+        """Arenas for ``count`` samples, and every value of the program in them."""
+        import torch
+
+        self.arenas = torch.zeros((count, self.plan.non_const_buffer_sizes[1]), dtype=torch.uint8)
+        self.values = [self._value(v.val) for v in self.plan.values]
+
     def _value(self, value: Any) -> Any:
-        """A tensor as a view of the arena or of a constant; a number or a list of numbers as itself."""
+        """A tensor as a view of the arenas or of a constant; a number or a list of numbers as itself."""
+        import torch
+
         kind = type(value).__name__
         if kind == "IntList":
             return [self.plan.values[i].val.int_val for i in value.items]
@@ -111,21 +152,30 @@ class Proxy:
             return None
         if kind != "Tensor":
             raise ValueError(f"programs for Cortex-M hold no {kind}")
-        dtype = np.dtype(SCALAR_TYPES[int(value.scalar_type)])
-        place = value.allocation_info
-        source = self.constants[value.data_buffer_idx] if place is None else self.arena
-        offset = 0 if place is None else place.memory_offset_low + (place.memory_offset_high << 32)
-        sizes, order = value.sizes, list(value.dim_order)
-        data = source[offset : offset + dtype.itemsize * math.prod(sizes)].view(dtype)
-        return data.reshape([sizes[i] for i in order]).transpose(np.argsort(order))
+        dtype = getattr(torch, SCALAR_TYPES[int(value.scalar_type)])
+        place, order = value.allocation_info, list(value.dim_order)
+        sizes, axes = [value.sizes[i] for i in order], tuple(order.index(i) for i in range(len(order)))
+        size = dtype.itemsize * math.prod(sizes)
+        if place is None:
+            return self.constants[value.data_buffer_idx][:size].view(dtype).view(sizes).permute(axes)
+        begin = place.memory_offset_low + (place.memory_offset_high << 32)
+        data = self.arenas[:, begin : begin + size]
+        return Planned(data.view(dtype).view(len(data), *sizes), axes)
 
     def _describe(self, index: int) -> dict[str, Any]:
-        value = self.values[index]
-        return {"name": "", "shape": list(value.shape), "dtype": value.dtype.name, "scale": 0.0, "zero_point": 0}
+        (sample,) = self.values[index].samples
+        return {"name": "", "shape": list(sample.shape), "dtype": str(sample.dtype).removeprefix("torch."), "scale": 0.0, "zero_point": 0}
 
     def set(self, arrays: Sequence[np.ndarray]) -> None:
+        """Take one sample, or several one behind another along the first axis of every array."""
+        import torch
+
+        count = arrays[0].size // math.prod(self.inputs[0]["shape"]) if arrays else 1
+        if count != len(self.arenas):
+            self._lay_out(count)
         for index, array in zip(self.plan.inputs, arrays, strict=True):
-            self.values[index][...] = array
+            samples = self.values[index].samples
+            samples.copy_(torch.from_numpy(np.array(array)).view(samples.shape))
 
     def invoke(self) -> None:
         for call in self.calls:
@@ -134,82 +184,100 @@ class Proxy:
             if namespace != "cortex_m" or operator.overload != "out":
                 raise ValueError(f"{operator.name}.{operator.overload} is no Cortex-M operator")
             *args, out, _ = (self.values[i] for i in call.args)
-            form = FORMS.get(name) or (DILATED[name] if name in DILATED and args[5] != [1, 1] else None)
-            result = form(*args) if form else self._python_form(name, args)
-            if result.shape != out.shape or result.dtype != out.dtype:
-                raise ValueError(f"{operator.name} gives {result.dtype}{result.shape}, the program expects {out.dtype}{out.shape}")
-            out[...] = result
+            _spoil_scratch(args)
+            result = _compute(name, args, len(self.arenas))
+            if result.shape != out.samples.shape or result.dtype != out.rows.dtype:
+                raise ValueError(
+                    f"{operator.name} gives {result.dtype}{tuple(result.shape)}, "
+                    f"the program expects {out.rows.dtype}{tuple(out.samples.shape)}"
+                )
+            out.samples.copy_(result)
+            _spoil_scratch(args)
 
     def get(self) -> list[np.ndarray]:
-        return [np.ascontiguousarray(self.values[i]) for i in self.plan.outputs]
+        outputs = (self.values[i].samples for i in self.plan.outputs)
+        return [np.array(a.reshape(-1, *a.shape[2:])) for a in outputs]
 
-    def _python_form(self, name: str, args: Sequence[Any]) -> np.ndarray:
-        torch = self.torch
-        given = [torch.from_numpy(np.array(a, order="K")) if isinstance(a, np.ndarray) else a for a in args]
-        if name in ("quantize_per_tensor", "dequantize_per_tensor"):
-            given[-1] = torch.int8  # the program holds the type's number
-        elif name == "quantized_max_pool2d":
-            # PyTorch's kernel for channels-last 8-bit images takes 127 positions at most
-            given[0] = given[0].clone(memory_format=torch.contiguous_format)
-        return np.asarray(getattr(torch.ops.cortex_m, name)(*given).numpy())
+
+def _spoil_scratch(args: Sequence[Any]) -> None:
+    """Scratch memory holds anything before a call and after it; it alone is uint8."""
+    for arg in args:
+        if isinstance(arg, Planned) and arg.rows.dtype.itemsize == 1 and not arg.rows.dtype.is_signed:
+            arg.rows.fill_(0xA5)
+
+
+def _compute(name: str, args: Sequence[Any], count: int) -> Any:
+    """(count, *shape of the result), of the operator called on every sample; on all at once where they stay apart."""
+    import torch
+
+    form: Callable[..., Any] = functools.partial(_python_form, name)
+    if name in FORMS:
+        form = FORMS[name]
+    elif name in DILATED and args[5] != [1, 1]:
+        form = DILATED[name]
+    if count > 1 and _stay_apart(name, args):
+        return form(*(a.stacked if isinstance(a, Planned) else a for a in args)).unflatten(0, (count, -1))
+    return torch.stack([form(*(a.samples[i] if isinstance(a, Planned) else a for a in args)) for i in range(count)])
+
+
+def _python_form(name: str, *args: Any) -> Any:
+    import torch
+
+    given = list(args)
+    if name in ("quantize_per_tensor", "dequantize_per_tensor"):
+        given[-1] = torch.int8  # the program holds the type's number
+    elif name == "quantized_max_pool2d":
+        # PyTorch's kernel for channels-last 8-bit images takes 127 positions at most
+        given[0] = given[0].clone(memory_format=torch.contiguous_format)
+    return getattr(torch.ops.cortex_m, name)(*given)
 
 
 # ---------------------------------------------------------------- where the Python forms are not exact, or fail
 
 
-def _finish(acc: np.ndarray, multiplier: Any, shift: Any, zero_point: int, low: int = -128, high: int = 127) -> np.ndarray:
-    """Accumulators to codes, by ExecuTorch's own requantization."""
+def _finish(acc: Any, multiplier: Any, shift: Any, zero_point: int, low: int = -128, high: int = 127) -> Any:
+    """Accumulators, integers in any dtype, to codes by ExecuTorch's own requantization."""
     import torch
     from executorch.backends.cortex_m.passes.passes_utils import requantize_cmsis
 
-    value = requantize_cmsis(torch.from_numpy(np.ascontiguousarray(acc, np.int64)), multiplier, shift).numpy()
-    return np.clip(value + zero_point, low, high).astype(np.int8)
+    return torch.clamp(requantize_cmsis(acc, multiplier, shift) + zero_point, low, high).to(torch.int8)
 
 
-def batch_matmul(
-    x: np.ndarray, x_offset: int, turned: np.ndarray, offset: int, zero_point: int, m: int, e: int, scratch: Any
-) -> np.ndarray:
+def batch_matmul(x: Any, x_offset: int, turned: Any, offset: int, zero_point: int, m: int, e: int, scratch: Any) -> Any:
     """``quantized_batch_matmul`` with sums of any size: the Python form adds in float32."""
-    acc = np.matmul(x.astype(np.int64) + x_offset, (turned.astype(np.int64) + offset).swapaxes(1, 2))
-    return _finish(acc, m, e, zero_point)
+    return _finish((x.double() + x_offset) @ (turned.double() + offset).mT, m, e, zero_point)
 
 
-def _channels(acc: Any, m: np.ndarray, e: np.ndarray, zero_point: int, low: int, high: int) -> np.ndarray:
+def _channels(acc: Any, m: Any, e: Any, zero_point: int, low: int, high: int) -> Any:
     """Accumulators (N, C, H, W), float64, to codes."""
-    values = acc.numpy()
-    return np.stack([_finish(values[:, c], int(m[c]), int(e[c]), zero_point, low, high) for c in range(values.shape[1])], 1)
-
-
-def _double(array: np.ndarray) -> Any:
     import torch
 
-    return torch.from_numpy(np.array(array, np.float64))
+    channels = zip(acc.unbind(1), m.tolist(), e.tolist(), strict=True)
+    return torch.stack([_finish(part, mi, ei, zero_point, low, high) for part, mi, ei in channels], 1)
 
 
 def transpose_conv(
-    x: np.ndarray, w: np.ndarray, bias: np.ndarray, stride: list[int], padding: list[int], extra: list[int], dilation: list[int],
-    offset: int, zero_point: int, m: np.ndarray, e: np.ndarray, low: int, high: int, *scratch: np.ndarray,
-) -> np.ndarray:  # fmt: skip
+    x: Any, w: Any, bias: Any, stride: list[int], padding: list[int], extra: list[int], dilation: list[int],
+    offset: int, zero_point: int, m: Any, e: Any, low: int, high: int, *scratch: Any,
+) -> Any:  # fmt: skip
     """``quantized_transpose_conv2d`` with sums of any size: the Python form adds in float32."""
     from torch.nn.functional import conv_transpose2d
 
-    filters = _double(w.transpose(3, 0, 1, 2))
-    acc = conv_transpose2d(_double(x) + offset, filters, _double(bias), stride, padding, extra, dilation=dilation)
+    filters = w.permute(3, 0, 1, 2).double()
+    acc = conv_transpose2d(x.double() + offset, filters, bias.double(), stride, padding, extra, dilation=dilation)
     return _channels(acc, m, e, zero_point, low, high)
 
 
-def dilated(depthwise: bool) -> Callable[..., np.ndarray]:
+def dilated(depthwise: bool) -> Callable[..., Any]:
     """``quantized_conv2d`` or ``quantized_depthwise_conv2d`` with any dilation: PyTorch has none for integers."""
 
-    def run(
-        x: np.ndarray, w: np.ndarray, bias: np.ndarray, stride: list[int], padding: list[int], dilation: list[int], *rest: Any
-    ) -> np.ndarray:
+    def run(x: Any, w: Any, bias: Any, stride: list[int], padding: list[int], dilation: list[int], *rest: Any) -> Any:
         from torch.nn.functional import conv2d
 
         offset, zero_point, m, e, low, high, _ = rest[depthwise:]
-        filters = w.transpose((3, 0, 1, 2) if depthwise else (0, 3, 1, 2))
+        filters = w.permute((3, 0, 1, 2) if depthwise else (0, 3, 1, 2)).double()
         groups = x.shape[1] // filters.shape[1]
-        acc = conv2d(_double(x) + offset, _double(filters), _double(bias), stride, padding, dilation, groups)
+        acc = conv2d(x.double() + offset, filters, bias.double(), stride, padding, dilation, groups)
         return _channels(acc, m, e, zero_point, low, high)
 
     return run
@@ -249,11 +317,13 @@ def _micro(op: str, in_shape: tuple[int, ...], out_shape: tuple[int, ...], scale
     return runtime.Interpreter.from_bytes(bytes(builder.Output()), arena_size=arena)
 
 
-def _run_micro(x: np.ndarray, *what: Any) -> np.ndarray:
+def _run_micro(x: Any, *what: Any) -> Any:
+    import torch
+
     interpreter = _micro(*what)
-    interpreter.set_input(np.ascontiguousarray(x), 0)
+    interpreter.set_input(x.contiguous().numpy(), 0)
     interpreter.invoke()
-    return np.array(interpreter.get_output(0))
+    return torch.from_numpy(np.array(interpreter.get_output(0)))
 
 
 def _runs(size: int, kernel: int, stride: int, padding: int) -> list[tuple[int, int, int, int]]:
@@ -268,22 +338,22 @@ def _runs(size: int, kernel: int, stride: int, padding: int) -> list[tuple[int, 
     return out
 
 
-def avg_pool(x: np.ndarray, kernel: list[int], stride: list[int], padding: list[int], *rest: Any) -> np.ndarray:
+def avg_pool(x: Any, kernel: list[int], stride: list[int], padding: list[int], *rest: Any) -> Any:
     """``quantized_avg_pool2d`` from unpadded pools: TFLite has no padding of its own choice, so that windows which are cut off
     at the border are pools of their own, with smaller kernels."""
-    x = x.transpose(0, 2, 3, 1)
+    x = x.permute(0, 2, 3, 1)
     rows, columns = (_runs(*axis) for axis in zip(x.shape[1:3], kernel, stride, padding, strict=True))
-    out = np.empty((x.shape[0], *(runs[-1][0] + runs[-1][3] for runs in (rows, columns)), x.shape[3]), np.int8)
+    out = x.new_empty((x.shape[0], *(runs[-1][0] + runs[-1][3] for runs in (rows, columns)), x.shape[3]))
     for (y, y0, kh, height), (c, c0, kw, width) in itertools.product(rows, columns):
         part = x[:, y0 : y0 + (height - 1) * stride[0] + kh, c0 : c0 + (width - 1) * stride[1] + kw]
         shape = (x.shape[0], height, width, x.shape[3])
         values = (("padding", 1), ("strideH", stride[0]), ("strideW", stride[1]), ("filterHeight", kh), ("filterWidth", kw))
-        pooled = _run_micro(part, "AVERAGE_POOL_2D", part.shape, shape, (1.0, 1.0), ("Pool2DOptions", values))
+        pooled = _run_micro(part, "AVERAGE_POOL_2D", tuple(part.shape), shape, (1.0, 1.0), ("Pool2DOptions", values))
         out[:, y : y + height, c : c + width] = pooled
-    return out.transpose(0, 3, 1, 2)
+    return out.permute(0, 3, 1, 2)
 
 
-def softmax(x: np.ndarray, axis: int, x_zero: int, zero_point: int, multiplier: int, shift: int, least: int) -> np.ndarray:
+def softmax(x: Any, axis: int, x_zero: int, zero_point: int, multiplier: int, shift: int, least: int) -> Any:
     """``softmax`` over the last axis."""
     if axis != x.ndim - 1 or zero_point != -128 or least != -(31 * 2**26 >> shift):
         raise ValueError(f"softmax over axis {axis} with zero point {zero_point} and diff_min {least}: CMSIS-NN has no such form")
@@ -316,3 +386,23 @@ FORMS: dict[str, Callable[..., np.ndarray]] = {
 }
 #: those that are not where their dilation (argument 5) is not 1
 DILATED = {"quantized_conv2d": dilated(False), "quantized_depthwise_conv2d": dilated(True)}
+
+
+#: operators of two operands -> where those are among the arguments; others have one, the first
+OPERANDS = {"quantized_add": (0, 4), "quantized_mul": (0, 2), "quantized_batch_matmul": (0, 2)}
+
+
+def _stay_apart(name: str, args: Sequence[Any]) -> bool:
+    """Whether an operator computes samples that lie one behind another along its operands' first axis each for itself."""
+    operands = [args[i] for i in OPERANDS.get(name, (0,))]
+    sizes = {o.samples[0].numel() if o.axes[:1] == (0,) else 0 for o in operands if isinstance(o, Planned)}
+    constants = [o for o in operands if not isinstance(o, Planned)]
+    if len(sizes) != 1 or 0 in sizes:
+        return False
+    if constants:  # vectors of channels
+        return name != "quantized_batch_matmul" and all(c.ndim == 4 and c.numel() == c.shape[1] for c in constants)
+    if name == "transpose":
+        return bool(args[1][0] == 0)
+    if name == "pad":
+        return bool(args[1][0] == args[2][0] == 0)
+    return name != "softmax" or len(args[0].axes) > 1
