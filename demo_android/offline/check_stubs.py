@@ -15,6 +15,7 @@ from pathlib import Path
 
 #: newer than the declarations' AndroidX
 NOT_DECLARED = (
+    "androidx.activity.EdgeToEdge",
     "androidx.activity.result.PickVisualMediaRequest",
     "androidx.activity.result.contract.ActivityResultContracts.PickVisualMedia",
 )

@@ -41,6 +41,23 @@ def sha256(array: np.ndarray) -> str:
     return hashlib.sha256(array.tobytes()).hexdigest()
 
 
+def fitted(argb: np.ndarray, wide: int, high: int) -> np.ndarray:
+    """The middle of a picture on white, averaged by area to (high, wide, red-green-blue)."""
+    height, width = argb.shape
+    alpha, *colours = ((argb >> shift & 255).astype(np.float64) for shift in (24, 16, 8, 0))
+    white = 255 - (255 - np.stack(colours, -1)) * alpha[..., None] / 255
+    side = min(width / wide, height / high)
+
+    def shares(length: int, count: int) -> np.ndarray:
+        """How much of each of ``length`` source pixels falls into each of ``count`` squares."""
+        edges = (length - count * side) / 2 + side * np.arange(count + 1)
+        inside = np.clip(edges[:, None], np.arange(length), np.arange(length) + 1)
+        return np.diff(inside, axis=0) / side
+
+    mean = np.einsum("iy,jx,yxc->ijc", shares(height, high), shares(width, wide), white)
+    return np.floor(mean + 0.5).astype(np.int64)
+
+
 def test_unit_tests_of_the_app(tmp_path):
     told = run("test.sh", tmp_path)
     (count,) = re.findall(r"^OK \((\d+) tests\)$", told, re.MULTILINE)
@@ -60,7 +77,7 @@ def test_the_app_reads_what_python_writes(tmp_path, rng):
         "empty": np.zeros((0, 3), np.int16),
         "numerics@aarch64/head:0": rng.integers(0, 256, 5).astype(np.uint8),
         "bool": rng.random(9) < 0.5,
-        "int32": rng.integers(-(2**31), 2**31, (2, 1)).astype(np.int32),
+        "picture": rng.integers(-(2**31), 2**31, (37, 53)).astype(np.int32),  # alpha, red, green, blue
     }
     np.savez(tmp_path / "random.npz", **arrays)
     graph = image_graph((1, 1, 16, 16), scale=0.037, zero_point=-77, perm=(0, 2, 3, 1))
@@ -82,9 +99,12 @@ def test_the_app_reads_what_python_writes(tmp_path, rng):
             numerics = get_numerics(f"{name}@{family}")
             (outputs,) = simulate(graph, [golden["x"]], numerics)
             assert told["assets"][numerics.name] == [sha256(y) for y in outputs]
-    scale, zero_point = np.float32(0.037), -77
-    levels = (scale.astype(np.float64) * (np.arange(256) - 128 - zero_point)).astype(np.float32)
-    assert told["assets"]["picture"] == sha256(levels)
+    grey = fitted(arrays["picture"], 16, 16) @ (299, 587, 114)
+    grey = (grey + 500) // 1000
+    upright = [grey, grey[:, ::-1], grey[::-1, ::-1], grey[::-1], grey.T, np.rot90(grey, -1), grey[::-1, ::-1].T, np.rot90(grey)]
+    scale, zero_point = float(np.float32(0.037)), -77
+    levels = [level for picture in upright for level in (picture, 255 - picture)]
+    assert told["assets"]["pictures"] == [sha256((scale * (level - 128 - zero_point)).astype(np.float32)) for level in levels]
 
 
 def test_jobs_and_results_are_those_of_the_sdk(tmp_path, rng):

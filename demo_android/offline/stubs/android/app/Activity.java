@@ -4,7 +4,6 @@ import android.content.Context;
 import android.content.Intent;
 import android.os.Bundle;
 import android.view.View;
-import android.view.Window;
 
 public class Activity extends Context {
     protected void onCreate(Bundle saved) {}
@@ -13,7 +12,6 @@ public class Activity extends Context {
     public Intent getIntent() { return null; }
     public void setContentView(int layout) {}
     public <T extends View> T findViewById(int id) { return null; }
-    public Window getWindow() { return null; }
     public void setTitle(CharSequence title) {}
     public final void runOnUiThread(Runnable action) {}
 }

@@ -10,6 +10,7 @@ public class View {
 
     public final <T extends View> T findViewById(int id) { return null; }
     public void setVisibility(int visibility) {}
+    public void setKeepScreenOn(boolean on) {}
     public void setEnabled(boolean enabled) {}
     public void setOnClickListener(OnClickListener listener) {}
 }

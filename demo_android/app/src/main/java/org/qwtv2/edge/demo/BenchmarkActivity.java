@@ -2,8 +2,8 @@ package org.qwtv2.edge.demo;
 
 import android.content.Intent;
 import android.os.Bundle;
-import android.view.WindowManager;
 import android.widget.TextView;
+import androidx.activity.EdgeToEdge;
 import androidx.appcompat.app.AppCompatActivity;
 import java.io.File;
 import java.io.IOException;
@@ -22,9 +22,14 @@ public final class BenchmarkActivity extends AppCompatActivity {
     @Override
     protected void onCreate(Bundle saved) {
         super.onCreate(saved);
+        EdgeToEdge.enable(this);
         setContentView(R.layout.activity_benchmark);
-        getWindow().addFlags(WindowManager.LayoutParams.FLAG_KEEP_SCREEN_ON);
-        start(getIntent());
+        phone = new ThisPhone(this);
+        if (saved == null) {
+            start(getIntent());
+        } else { // made again by Android, which ended the job when it stopped the old one; nobody asked for it twice
+            show(getString(R.string.benchmark_left), false);
+        }
     }
 
     @Override
@@ -47,10 +52,10 @@ public final class BenchmarkActivity extends AppCompatActivity {
         final ThisPhone mine = new ThisPhone(this);
         phone = mine;
         if (!Job.isName(job) || dir == null) {
-            show(getString(R.string.benchmark_refused, job, dir));
+            show(getString(R.string.benchmark_refused, job, dir), false);
             return;
         }
-        show(getString(R.string.benchmark_running, job));
+        show(getString(R.string.benchmark_running, job), true);
         WORKER.execute(new Runnable() {
             @Override
             public void run() {
@@ -65,7 +70,9 @@ public final class BenchmarkActivity extends AppCompatActivity {
                 runOnUiThread(new Runnable() {
                     @Override
                     public void run() {
-                        show(text);
+                        if (phone == mine) { // otherwise the screen is a newer job's
+                            show(text, false);
+                        }
                     }
                 });
             }
@@ -91,7 +98,9 @@ public final class BenchmarkActivity extends AppCompatActivity {
         return folder;
     }
 
-    private void show(String text) {
-        ((TextView) findViewById(R.id.benchmark_text)).setText(text);
+    private void show(String text, boolean running) {
+        TextView view = findViewById(R.id.benchmark_text);
+        view.setText(text);
+        view.setKeepScreenOn(running);
     }
 }

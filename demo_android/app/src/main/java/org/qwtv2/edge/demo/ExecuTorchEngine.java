@@ -5,12 +5,12 @@ import java.nio.Buffer;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.util.ArrayList;
-import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import org.pytorch.executorch.DType;
 import org.pytorch.executorch.EValue;
+import org.pytorch.executorch.ExecutorchRuntimeException.ExecutorchInvalidArgumentException;
 import org.pytorch.executorch.Module;
 import org.pytorch.executorch.Tensor;
 import org.qwtv2.edge.demo.core.Engine;
@@ -77,7 +77,7 @@ final class ExecuTorchEngine implements Engine {
     public void invoke() throws FailedException {
         try {
             outputs = module.forward(inputs);
-        } catch (IllegalArgumentException error) { // the program's own check of its inputs
+        } catch (ExecutorchInvalidArgumentException error) { // the program's own check of its inputs
             throw new FailedException(Failure.WRONG_SHAPE, String.valueOf(error.getMessage()), error);
         } catch (RuntimeException error) {
             throw new FailedException(Failure.RUN_FAILED, String.valueOf(error.getMessage()), error);
@@ -105,7 +105,8 @@ final class ExecuTorchEngine implements Engine {
         for (int i = 0; i < shape.length; i++) {
             shape[i] = (int) sizes[i];
         }
-        ByteBuffer out = ByteBuffer.allocate(8 * (int) tensor.numel()).order(ByteOrder.LITTLE_ENDIAN);
+        int size = (int) tensor.numel();
+        ByteBuffer out;
         DType dtype = tensor.dtype();
         switch (dtype) {
             case INT8:
@@ -113,15 +114,19 @@ final class ExecuTorchEngine implements Engine {
             case UINT8:
                 return new NdArray("uint8", shape, tensor.getDataAsUnsignedByteArray());
             case INT32:
+                out = littleEndian(4 * size);
                 out.asIntBuffer().put(tensor.getDataAsIntArray());
-                return new NdArray("int32", shape, first(out, 4 * (int) tensor.numel()));
+                return new NdArray("int32", shape, out.array());
             case INT64:
+                out = littleEndian(8 * size);
                 out.asLongBuffer().put(tensor.getDataAsLongArray());
                 return new NdArray("int64", shape, out.array());
             case FLOAT:
+                out = littleEndian(4 * size);
                 out.asFloatBuffer().put(tensor.getDataAsFloatArray());
-                return new NdArray("float32", shape, first(out, 4 * (int) tensor.numel()));
+                return new NdArray("float32", shape, out.array());
             case DOUBLE:
+                out = littleEndian(8 * size);
                 out.asDoubleBuffer().put(tensor.getDataAsDoubleArray());
                 return new NdArray("float64", shape, out.array());
             default:
@@ -129,8 +134,8 @@ final class ExecuTorchEngine implements Engine {
         }
     }
 
-    private static byte[] first(ByteBuffer buffer, int bytes) {
-        return Arrays.copyOf(buffer.array(), bytes);
+    private static ByteBuffer littleEndian(int bytes) {
+        return ByteBuffer.allocate(bytes).order(ByteOrder.LITTLE_ENDIAN);
     }
 
     @Override

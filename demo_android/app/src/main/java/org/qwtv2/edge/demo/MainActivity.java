@@ -10,6 +10,7 @@ import android.widget.CompoundButton;
 import android.widget.ImageView;
 import android.widget.TextView;
 import android.widget.Toast;
+import androidx.activity.EdgeToEdge;
 import androidx.activity.result.ActivityResultCallback;
 import androidx.activity.result.ActivityResultLauncher;
 import androidx.activity.result.PickVisualMediaRequest;
@@ -34,6 +35,7 @@ public final class MainActivity extends AppCompatActivity {
     @Override
     protected void onCreate(Bundle saved) {
         super.onCreate(saved);
+        EdgeToEdge.enable(this);
         setContentView(R.layout.activity_main);
         setSupportActionBar(this.<Toolbar>findViewById(R.id.toolbar));
         model = new ViewModelProvider(this).get(MainViewModel.class);
@@ -118,6 +120,7 @@ public final class MainActivity extends AppCompatActivity {
         showText(R.id.notice, state.notice);
         showText(R.id.caption, state.caption);
         showText(R.id.agreement, state.agreement);
+        visible(R.id.agreement_title, !state.agreement.isEmpty());
         visible(R.id.take_photo, state.takesPhotos);
         visible(R.id.pick_photo, state.takesPhotos);
         visible(R.id.invert, state.grey);

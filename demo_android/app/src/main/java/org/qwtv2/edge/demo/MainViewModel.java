@@ -100,7 +100,7 @@ public final class MainViewModel extends AndroidViewModel {
                 TensorSpec input = network.config.inputs.get(0);
                 NdArray tensor;
                 try {
-                    tensor = image.tensor(Photos.pixels(Photos.read(getApplication().getContentResolver(), uri, image)), invert, input);
+                    tensor = image.tensor(Photos.read(getApplication().getContentResolver(), uri, image), invert, input);
                 } catch (IOException error) {
                     notice = error.getMessage();
                     return;
@@ -142,7 +142,7 @@ public final class MainViewModel extends AndroidViewModel {
                 } catch (AppConfig.InvalidException error) {
                     problem = text(R.string.problem_assets, error.getMessage());
                 } catch (OutOfMemoryError error) {
-                    notice = text(R.string.out_of_memory);
+                    tell(text(R.string.out_of_memory));
                 } catch (Exception error) {
                     problem = text(R.string.problem_other, error.toString());
                 }
@@ -150,6 +150,15 @@ public final class MainViewModel extends AndroidViewModel {
                 publish();
             }
         });
+    }
+
+    /** Something went wrong that leaves the app usable, if its network was loaded. */
+    private void tell(String what) {
+        if (network == null) {
+            problem = text(R.string.problem_other, what);
+        } else {
+            notice = what;
+        }
     }
 
     private void load() {

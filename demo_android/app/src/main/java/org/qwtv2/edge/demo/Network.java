@@ -55,23 +55,34 @@ final class Network {
         }
         for (AppConfig.Format format : config.formats) {
             File file = new File(folder, format.file);
-            Streams.writeAtomic(file, checked(format.file));
+            try (InputStream stream = open(format.file)) {
+                check(format.file, Streams.writeAtomic(file, stream));
+            }
             artifacts.put(format.file, file);
         }
     }
 
     private byte[] checked(String name) throws AppConfig.InvalidException, IOException {
         byte[] data = read(name);
-        String hash = Streams.sha256(data);
-        if (!hash.equals(config.files.get(name))) {
-            throw new AppConfig.InvalidException(name + " is not the file that app.json was written for (SHA-256 " + hash + ")");
-        }
+        check(name, Streams.sha256(data));
         return data;
     }
 
+    private void check(String name, String hash) throws AppConfig.InvalidException {
+        if (!hash.equals(config.files.get(name))) {
+            throw new AppConfig.InvalidException(name + " is not the file that app.json was written for (SHA-256 " + hash + ")");
+        }
+    }
+
     private byte[] read(String name) throws AppConfig.InvalidException, IOException {
-        try (InputStream stream = assets.open(FOLDER + "/" + name)) {
+        try (InputStream stream = open(name)) {
             return Streams.readAll(stream);
+        }
+    }
+
+    private InputStream open(String name) throws AppConfig.InvalidException, IOException {
+        try {
+            return assets.open(FOLDER + "/" + name);
         } catch (FileNotFoundException error) {
             throw new AppConfig.InvalidException("the app was built without assets/" + FOLDER + "/" + name, error);
         }

@@ -97,30 +97,36 @@ public final class Benchmark {
     private void measure(Job job, File work, Engine.Loader loader) throws FailedException, IOException, JSONException {
         result.put("threads", job.threads);
         File artifact = new File(work, "artifact");
-        Streams.writeAtomic(artifact, job.artifact); // a copy, so that what was hashed is what is loaded
-        long start = phone.nanoTime();
-        try (Engine engine = loader.load(job.runtime, artifact, job.threads)) {
-            result.put("load_ns", phone.nanoTime() - start).put("runtime", engine.runtime());
-            JSONObject versions = new JSONObject();
-            for (Map.Entry<String, String> version : engine.versions().entrySet()) {
-                versions.put(version.getKey(), version.getValue());
+        try {
+            job.copyArtifact(artifact);
+            long start = phone.nanoTime();
+            try (Engine engine = loader.load(job.runtime, artifact, job.threads)) {
+                result.put("load_ns", phone.nanoTime() - start);
+                measure(job, engine);
             }
-            result.put("versions", versions);
-            engine.set(job.sample(0));
-            result.put("first_ns", Timing.series(engine, phone, 1, phone.nanoTime())[0]);
-            List<List<NdArray>> outputs = new ArrayList<>();
-            add(outputs, engine.outputs());
-            write();
-            time(job, engine);
-            for (int i = 1; i < job.samples; i++) {
-                engine.set(job.sample(i));
-                Timing.series(engine, phone, 1, phone.nanoTime());
-                add(outputs, engine.outputs());
-            }
-            save(outputs);
         } finally {
             artifact.delete();
         }
+    }
+
+    private void measure(Job job, Engine engine) throws FailedException, IOException, JSONException {
+        JSONObject versions = new JSONObject();
+        for (Map.Entry<String, String> version : engine.versions().entrySet()) {
+            versions.put(version.getKey(), version.getValue());
+        }
+        result.put("runtime", engine.runtime()).put("versions", versions);
+        engine.set(job.sample(0));
+        result.put("first_ns", Timing.series(engine, phone, 1, phone.nanoTime())[0]);
+        List<List<NdArray>> outputs = new ArrayList<>();
+        add(outputs, engine.outputs());
+        write();
+        time(job, engine);
+        for (int i = 1; i < job.samples; i++) {
+            engine.set(job.sample(i));
+            Timing.series(engine, phone, 1, phone.nanoTime());
+            add(outputs, engine.outputs());
+        }
+        save(outputs);
     }
 
     private void time(Job job, Engine engine) throws FailedException, IOException, JSONException {

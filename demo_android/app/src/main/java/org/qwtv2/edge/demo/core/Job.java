@@ -1,7 +1,9 @@
 package org.qwtv2.edge.demo.core;
 
 import java.io.File;
+import java.io.FileInputStream;
 import java.io.IOException;
+import java.io.InputStream;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Arrays;
@@ -16,11 +18,12 @@ import org.json.JSONObject;
 public final class Job {
     public static final int SCHEMA_VERSION = 1;
     public static final String FILE = "job.json";
+    /** More than any phone has cores; a runtime that is told to make thousands ends the process. */
+    private static final int MOST_THREADS = 64;
+
     private static final Pattern NAME = Pattern.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,99}");
 
     public final String runtime;
-    /** Content of the artifact, of the size and hash that the job says. */
-    public final byte[] artifact;
     /** One array for each input, first axis = samples times the artifact's own batch. */
     public final List<NdArray> inputs;
 
@@ -29,28 +32,53 @@ public final class Job {
     public final int runs;
     public final double seconds;
 
+    private final File artifact;
+    private final long artifactBytes;
+    private final String artifactHash;
+
     private Job(JSONObject json, File folder) throws JSONException, FailedException {
         runtime = json.getString("runtime");
         samples = atLeastOne(json, "samples");
         threads = atLeastOne(json, "threads");
+        if (threads > MOST_THREADS) {
+            throw new FailedException(Failure.BAD_JOB, "threads is " + threads + ", must be at most " + MOST_THREADS);
+        }
         runs = atLeastOne(json, "runs");
         seconds = json.getDouble("seconds");
         if (!(seconds > 0 && seconds <= 86400)) {
             throw new FailedException(Failure.BAD_JOB, "seconds is " + seconds);
         }
         JSONObject file = json.getJSONObject("artifact");
-        artifact = content(folder, file.getString("file"));
-        String hash = Streams.sha256(artifact);
-        if (artifact.length != file.getLong("bytes") || !hash.equals(file.getString("sha256"))) {
-            throw new FailedException(
-                    Failure.HASH_MISMATCH, file.getString("file") + " has " + artifact.length + " bytes, SHA-256 " + hash);
-        }
+        artifact = file(folder, file.getString("file"));
+        artifactBytes = file.getLong("bytes");
+        artifactHash = file.getString("sha256");
         List<NdArray> arrays = new ArrayList<>();
         JSONArray listed = json.getJSONArray("inputs");
         for (int i = 0; i < listed.length(); i++) {
             arrays.add(input(listed.getJSONObject(i), folder));
         }
+        if (arrays.isEmpty()) { // ExecuTorch would take inputs of its own making
+            throw new FailedException(Failure.BAD_JOB, "inputs is empty");
+        }
         inputs = Collections.unmodifiableList(arrays);
+    }
+
+    /**
+     * Copies the artifact, so that what was hashed is what is loaded.
+     *
+     * @throws FailedException with MISSING_FILE, HASH_MISMATCH, or LOAD_FAILED where there is no room for it.
+     */
+    void copyArtifact(File to) throws FailedException {
+        String hash;
+        try (InputStream stream = open(artifact)) {
+            hash = Streams.writeAtomic(to, stream);
+        } catch (IOException error) {
+            throw new FailedException(Failure.LOAD_FAILED, "can't copy " + artifact + ": " + error.getMessage(), error);
+        }
+        if (to.length() != artifactBytes || !hash.equals(artifactHash)) {
+            throw new FailedException(
+                    Failure.HASH_MISMATCH, artifact.getName() + " has " + to.length() + " bytes, SHA-256 " + hash);
+        }
     }
 
     /** Whether {@code name} can be a job's name and the name of its folder. */
@@ -59,9 +87,9 @@ public final class Job {
     }
 
     /**
-     * The job in a folder, with everything it names read.
+     * The job in a folder, with its inputs read.
      *
-     * @throws FailedException with BAD_JOB, MISSING_FILE, HASH_MISMATCH or WRONG_SHAPE.
+     * @throws FailedException with BAD_JOB, MISSING_FILE or WRONG_SHAPE.
      */
     public static Job read(File folder, String name) throws FailedException {
         String text = new String(content(folder, FILE), StandardCharsets.UTF_8);
@@ -78,6 +106,8 @@ public final class Job {
             return new Job(json, folder);
         } catch (JSONException error) {
             throw new FailedException(Failure.BAD_JOB, FILE + ": " + error.getMessage(), error);
+        } catch (StackOverflowError error) { // the parser calls itself for each bracket
+            throw new FailedException(Failure.BAD_JOB, FILE + " is nested too deep", error);
         }
     }
 
@@ -114,14 +144,30 @@ public final class Job {
         }
     }
 
-    private static byte[] content(File folder, String name) throws FailedException {
+    private static File file(File folder, String name) throws FailedException {
         if (!isName(name)) {
             throw new FailedException(Failure.BAD_JOB, "a job's files lie in its own folder, not at " + name);
         }
         File file = new File(folder, name);
+        if (!file.isFile()) { // a pipe would be waited for, a device read without end
+            throw new FailedException(Failure.MISSING_FILE, file + " is no file that this app can see");
+        }
+        return file;
+    }
+
+    private static InputStream open(File file) throws FailedException {
+        try {
+            return new FileInputStream(file);
+        } catch (IOException error) { // gone by now, or not for this app to read
+            throw new FailedException(Failure.MISSING_FILE, "can't read " + file + ": " + error.getMessage(), error);
+        }
+    }
+
+    private static byte[] content(File folder, String name) throws FailedException {
+        File file = file(folder, name);
         try {
             return Streams.readFile(file);
-        } catch (IOException error) { // missing, or not for this app to read
+        } catch (IOException error) {
             throw new FailedException(Failure.MISSING_FILE, "can't read " + file + ": " + error.getMessage(), error);
         }
     }

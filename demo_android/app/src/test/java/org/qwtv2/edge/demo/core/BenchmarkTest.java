@@ -9,6 +9,7 @@ import java.io.File;
 import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import org.json.JSONArray;
 import org.json.JSONException;
@@ -175,6 +176,10 @@ public class BenchmarkTest {
         }
         job = new JSONObject(good).put("job", "other");
         fails("bad_job", "other");
+        job = new JSONObject(good).put("threads", 100_000);
+        fails("bad_job", "at most 64");
+        job = new JSONObject(good).put("inputs", new JSONArray());
+        fails("bad_job", "inputs is empty");
         job = new JSONObject(good);
         job.remove("runtime");
         fails("bad_job", "runtime");
@@ -185,9 +190,13 @@ public class BenchmarkTest {
 
     @Test
     public void noJson() throws IOException, JSONException {
-        Streams.writeAtomic(new File(folder, Job.FILE), "{".getBytes(StandardCharsets.UTF_8));
-        assertTrue(new Benchmark("j-1", phone, out).run(folder, work, loader).startsWith("bad_job"));
-        assertEquals("bad_job", result().getJSONObject("error").getString("code"));
+        char[] brackets = new char[200_000];
+        Arrays.fill(brackets, '[');
+        for (String text : new String[] {"{", "{\"job\":" + new String(brackets)}) {
+            Streams.writeAtomic(new File(folder, Job.FILE), text.getBytes(StandardCharsets.UTF_8));
+            assertTrue(new Benchmark("j-1", phone, out).run(folder, work, loader).startsWith("bad_job"));
+            assertEquals("bad_job", result().getJSONObject("error").getString("code"));
+        }
     }
 
     @Test
@@ -196,7 +205,17 @@ public class BenchmarkTest {
         fails("missing_file", "x.bin");
         assertTrue(new File(folder, "model.tflite").delete());
         fails("missing_file", "model.tflite");
+        assertTrue(new File(folder, "model.tflite").mkdir());
+        fails("missing_file", "model.tflite");
         assertTrue(new Benchmark("j-1", phone, out).run(new File(folder, "none"), work, loader).startsWith("missing_file"));
+    }
+
+    @Test
+    public void noRoomForTheArtifact() throws IOException, JSONException {
+        assertTrue(work.delete());
+        Streams.writeAtomic(new File(folder, Job.FILE), job.toString().getBytes(StandardCharsets.UTF_8));
+        assertTrue(new Benchmark("j-1", phone, out).run(folder, work, loader).startsWith("load_failed: can't copy"));
+        assertTrue(result().getBoolean("complete"));
     }
 
     @Test

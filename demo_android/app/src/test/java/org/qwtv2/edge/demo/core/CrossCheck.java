@@ -37,7 +37,7 @@ final class CrossCheck {
         out.put("percentiles", percentiles);
         out.put("differing", Outputs.differingBytes(arrays.get("a").data, arrays.get("b").data));
         out.put("largest", new JSONArray(Outputs.largest(arrays.get("a"), 5)));
-        return out.put("assets", assets(assets));
+        return out.put("assets", assets(assets, arrays.get("picture")));
     }
 
     private static Map<String, NdArray> archive(File file) throws IOException {
@@ -67,8 +67,8 @@ final class CrossCheck {
         return out;
     }
 
-    /** The samples and the expected outputs of every numerics, and the input made of a picture of rising levels. */
-    private static JSONObject assets(File folder) throws IOException, JSONException, AppConfig.InvalidException {
+    /** The samples and the expected outputs of every numerics, and the inputs made of a picture in every orientation. */
+    private static JSONObject assets(File folder, NdArray picture) throws IOException, JSONException, AppConfig.InvalidException {
         AppConfig config = AppConfig.parse(new String(Streams.readFile(new File(folder, "app.json")), StandardCharsets.UTF_8));
         Map<String, NdArray> golden = archive(new File(folder, "golden.npz"));
         JSONObject out = new JSONObject().put("inputs", new JSONArray());
@@ -83,10 +83,16 @@ final class CrossCheck {
                 }
             }
         }
-        int[] argb = new int[config.image.width * config.image.height];
-        for (int i = 0; i < argb.length; i++) {
-            argb[i] = 0x010101 * (i % 256);
+        JSONArray inputs = new JSONArray();
+        int[] argb = new int[picture.size()];
+        picture.buffer().asIntBuffer().get(argb);
+        int[] fitted = Pictures.fitted(argb, picture.shape[1], picture.shape[0], config.image.width, config.image.height);
+        for (int orientation = 1; orientation <= 8; orientation++) {
+            int[] upright = Pictures.upright(fitted, config.image.width, config.image.height, orientation);
+            for (boolean invert : new boolean[] {false, true}) {
+                inputs.put(Streams.sha256(config.image.tensor(upright, invert, config.inputs.get(0)).data));
+            }
         }
-        return out.put("picture", Streams.sha256(config.image.tensor(argb, false, config.inputs.get(0)).data));
+        return out.put("pictures", inputs);
     }
 }
