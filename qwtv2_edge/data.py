@@ -189,20 +189,6 @@ def rereadable(data: Dataset) -> Iterator[Dataset]:
         yield _spool(data, Path(folder))
 
 
-def adapt_layout(array: np.ndarray, to_shape: Sequence[int]) -> np.ndarray:
-    """A batch of images in the layout of ``to_shape``: as it is, or with channels moved (NCHW to NHWC or back).
-
-    Args:
-        array: rank 4, first axis = samples.
-        to_shape: shape of the network's input; its first axis is not looked at.
-    Raises: UsageError when neither layout gives ``to_shape``.
-    """
-    moved = _moved_axes(array.shape, tuple(to_shape))
-    if moved is None:
-        raise UsageError(f"an array of shape {array.shape} does not fit an input of shape {tuple(to_shape)} in any image layout")
-    return array if moved == () else array.transpose(moved)
-
-
 def codes_of(real: np.ndarray, type: TensorType) -> np.ndarray:
     """Finite float32 values as int8 codes of ``type`` (one scale), rounded half away from zero, saturated."""
     return quantize_codes(real, type.scale, type.zero_point, "HAZ")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_graphs import two_inputs
 
-from qwtv2_edge.data import adapt_layout, codes_of, open_data, rereadable
+from qwtv2_edge.data import codes_of, open_data, rereadable
 from qwtv2_edge.errors import CalibrationError, UsageError
 from qwtv2_edge.ir import GraphBuilder, Quantization, TensorType
 
@@ -141,10 +141,6 @@ def test_select_sample_split(images):
 def test_layouts(images):
     moved = images.transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(whole(moved, graph_of(io_layout="nhwc"))[0], images)
-    np.testing.assert_array_equal(adapt_layout(moved, (1, 4, 4, 3)), images)
-    np.testing.assert_array_equal(adapt_layout(images, (1, 3, 4, 4)), moved)
-    with pytest.raises(UsageError, match="any image layout"):
-        adapt_layout(images, (1, 4, 4, 5))
 
 
 def test_int8_inputs_take_codes_or_real_values(images):
