@@ -31,6 +31,7 @@ ABIS = ("arm64-v8a", "x86_64")
 GOLDEN, LABELS, DESCRIPTION = "golden.npz", "labels.txt", "app.json"
 #: every file that may lie in the folder
 OWN_FILES = frozenset({"model.tflite", "model.executorch-xnnpack.pte", GOLDEN, LABELS, DESCRIPTION})
+EXPORT_THEM = f"export it for {' or '.join(FORMATS)}, or both"
 #: ops between a network's input and its first quantization that leave every value as it is
 MOVES = ("reshape", "transpose", "pad")
 
@@ -51,13 +52,13 @@ def write_assets(opened: Opened, folder: str | Path, labels: str | Path | None =
     data = golden_inputs(opened)
     if not present or opened.folder is None or data is None:
         has = ", ".join(opened.artifacts) or "no artifact"
-        raise UsageError(f"the app runs {' and '.join(FORMATS)} from an export folder; {opened.path} has {has}", fix="export it anew")
+        raise UsageError(f"the app runs {' and '.join(FORMATS)} from an export folder; {opened.path} has {has}", fix=EXPORT_THEM)
     tables = {t: _tables(graph, t) for t in present}
     names = [table.name for by_abi in tables.values() for table in by_abi.values()]
     files = {a.file: a.data for a in present.values()}
     files[GOLDEN] = npz_bytes(golden_vectors(graph, data.arrays(), names))
     if labels is not None:
-        files[LABELS] = _labels(Path(labels), prod(graph.tensors[graph.outputs[0]].shape[-1:]))
+        files[LABELS] = _labels(labels, prod(graph.tensors[graph.outputs[0]].shape[-1:]))
     description = {
         "schema_version": SCHEMA_VERSION,
         "title": opened.report.get("model", {}).get("name") or opened.path.name,
@@ -73,6 +74,15 @@ def write_assets(opened: Opened, folder: str | Path, labels: str | Path | None =
     for name in OWN_FILES - set(files):  # of the network that was here before
         (Path(folder) / name).unlink(missing_ok=True)
     return tuple(files)
+
+
+def check_request(folder: str | Path, labels: str | Path | None, targets: Sequence[str]) -> None:
+    """Raise UsageError for what :func:`write_assets` would refuse whatever the network is, so that nobody waits for the export first."""
+    check_folder(folder)
+    if not FORMATS.keys() & set(targets):
+        raise UsageError(f"the app runs {' and '.join(FORMATS)}, not {', '.join(targets)}", fix=EXPORT_THEM)
+    if labels is not None:
+        read_labels(labels)
 
 
 def check_folder(folder: str | Path) -> None:
@@ -154,16 +164,23 @@ def _codes(graph: Graph) -> TensorType | None:
     return graph.tensors[name]
 
 
-def _labels(path: Path, count: int) -> bytes:
-    """The labels file, checked and with plain line ends."""
+def read_labels(path: str | Path) -> list[str]:
+    """The lines of a labels file without space around them and without empty ones at the end.
+
+    Raises: UsageError: a file that can't be read, holds no UTF-8 text, or has an empty line among the others.
+    """
     try:
-        names: Sequence[str] = path.read_text("utf-8").splitlines()
+        names = [line.strip() for line in Path(path).read_text("utf-8").rstrip().splitlines()]
     except (OSError, UnicodeDecodeError) as exc:
         raise UsageError(f"can't read labels {path}: {exc}", fix="give a UTF-8 text file with one name per line") from exc
-    names = [n.strip() for n in names]
-    while names and not names[-1]:
-        names = names[:-1]
-    if len(names) != count or not all(names):
-        empty = sum(not n for n in names)
-        raise UsageError(f"{path} has {len(names)} labels ({empty} empty), the network has {count} outputs", fix="give one name per output")
+    if not all(names):
+        raise UsageError(f"labels {path}: line {names.index('') + 1} is empty", fix="give one name per output")
+    return names
+
+
+def _labels(path: str | Path, count: int) -> bytes:
+    """The labels file with plain line ends."""
+    names = read_labels(path)
+    if len(names) != count:
+        raise UsageError(f"{path} has {len(names)} labels, the network has {count} outputs", fix="give one name per output")
     return ("\n".join(names) + "\n").encode()

@@ -30,7 +30,7 @@ from qwtv2_edge.console import SCHEMA_VERSION, Interrupted, Ui, private_stdout
 from qwtv2_edge.errors import MissingToolError, QwtEdgeError, UsageError
 
 if TYPE_CHECKING:
-    from qwtv2_edge.export import Export
+    from qwtv2_edge.export import Export, Request
     from qwtv2_edge.fit import Fit
     from qwtv2_edge.opening import Opened
     from qwtv2_edge.profiling.report import Comparison, ProfileReport
@@ -119,7 +119,6 @@ def export_command(
         new_metric(metric)
     if labels and not android_assets:
         raise UsageError("--labels is for the demo app", fix="give --android-assets too")
-    check_assets(android_assets)
     request = Request(
         model=model,
         calibration=calibration,
@@ -128,6 +127,7 @@ def export_command(
         targets=tuple(dict.fromkeys(target or DEFAULT_TARGETS)),
         metric=metric,
     )
+    check_assets(android_assets, request, labels)
     with ui.progress() as progress:
         result = export(request, out, progress)
     write_android_assets(ui, out, android_assets, labels)
@@ -135,12 +135,12 @@ def export_command(
     return export_exit_code(ui, result)
 
 
-def check_assets(folder: Path | None) -> None:
-    """``android.check_folder`` before the work rather than after it."""
+def check_assets(folder: Path | None, request: Request, labels: Path | None = None) -> None:
+    """``android.check_request``, where the app's assets were asked for."""
     if folder is not None:
-        from qwtv2_edge.android import check_folder
+        from qwtv2_edge.android import check_request
 
-        check_folder(folder)
+        check_request(folder, labels, request.targets)
 
 
 def write_android_assets(ui: Ui, out: Path, folder: Path | None, labels: Path | None = None) -> None:
@@ -172,9 +172,10 @@ def demo_command(
     from qwtv2_edge.demo.run import compare_compensation, demo_request
     from qwtv2_edge.export import export
 
-    check_assets(android_assets)
+    request = demo_request()
+    check_assets(android_assets, request)
     with ui.progress() as progress:
-        result = export(demo_request(), out, progress)
+        result = export(request, out, progress)
         comparison = compare_compensation(progress)
     write_android_assets(ui, out, android_assets)
 

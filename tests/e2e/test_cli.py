@@ -274,6 +274,8 @@ def test_unknown_recipe_key_names_the_nearest(cli, place):
         (export_args("net.py:build", "calib.npz", "--metric", "top9"), ("unknown metric", "top5")),
         (export_args("net.py:build", "calib.npz", "--labels", "net.py"), ("--labels", "--android-assets")),
         (export_args("net.py:build", "calib.npz", "--android-assets", "."), ("holds other files", "calib.npz")),
+        (export_args("net.py:build", "calib.npz", "--android-assets", "app", "--labels", "absent.txt"), ("labels absent.txt",)),
+        (export_args("net.py:build", "calib.npz", "--android-assets", "app", "--target", "c"), ("not c", "or both")),
         (("verify", "absent.tflite", "--device", "fax:1"), ("unknown device 'fax:1'", "host")),
         (("verify", "absent.tflite", "--device", "adb"), ("only profiles", "profile --device adb")),
         (("profile", "absent.tflite"), ("absent.tflite does not exist",)),

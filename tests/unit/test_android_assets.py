@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from small_graphs import export_folder, image_graph, integer_graph
 
-from qwtv2_edge.android import ABIS, FORMATS, OWN_FILES, check_folder, write_assets
+from qwtv2_edge.android import ABIS, FORMATS, OWN_FILES, check_folder, check_request, write_assets
 from qwtv2_edge.backends import get_numerics
 from qwtv2_edge.errors import UsageError
 from qwtv2_edge.ir import GraphBuilder, Quantization, TensorType
@@ -107,6 +107,22 @@ def test_labels_that_do_not_fit(tmp_path, text):
     with pytest.raises(UsageError, match="labels"):
         write_assets(opened(tmp_path, integer_graph()), tmp_path / "assets", tmp_path / "labels")
     assert not (tmp_path / "assets").exists()
+
+
+@pytest.mark.parametrize(
+    ("targets", "text", "words"),
+    [
+        (["c", "tflite-micro"], b"cat\n", "not c, tflite-micro"),
+        (["tflite"], None, "can't read labels"),
+        (["tflite"], b"\xff\n", "can't read labels"),
+        (["tflite"], b"cat\n \ndog\n\n", "line 2 is empty"),
+    ],
+)
+def test_what_is_refused_before_the_export(tmp_path, targets, text, words):
+    if text is not None:
+        (tmp_path / "labels").write_bytes(text)
+    with pytest.raises(UsageError, match=words):
+        check_request(tmp_path / "assets", tmp_path / "labels", targets)
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path):
