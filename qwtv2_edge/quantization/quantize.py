@@ -85,13 +85,14 @@ def quantize(
     check_overrides(graph, recipe)
     legal = legalize(graph, recipe.io_layout)
     with rereadable(open_data(calibration, legal, purpose="calibration", error=CalibrationError)) as data:
-        size = min(batch_size(legal), FIT_BATCH)
+        unit = legal.tensors[legal.inputs[0]].shape[0]
+        per_pass = min(batch_size(legal), max(1, FIT_BATCH // unit))
+        size = per_pass * unit
         legal = smooth(legal, data.batches(size), recipe)
         stats = calibrate(legal, data.batches(size), recipe, data.count or 0, progress)
         quantized = apply(legal, stats, recipe)
-        unit = legal.tensors[legal.inputs[0]].shape[0]
         samples = stats.samples // unit
-        batches = [min(size // unit, samples - i) for i in range(0, samples, size // unit)]
+        batches = [min(per_pass, samples - i) for i in range(0, samples, per_pass)]
         result = fit(
             legal,
             quantized.graph,

@@ -229,6 +229,16 @@ def test_empty_calibration_and_quantized_graphs_are_refused():
         quantize(quantized(net, graph), net.data())
 
 
+@pytest.mark.parametrize("batch", [4, 65])
+def test_a_network_with_a_batch_of_its_own_is_calibrated_on_whole_batches(batch):
+    net = Net((batch, 6, 6, 4))
+    result = quantize(net.done(net.conv(net.x)), net.data(3 * batch))
+    check(result.graph)
+    assert result.report.samples == 3 * batch
+    with pytest.raises(CalibrationError, match=f"not a multiple of the network's own batch of {batch}"):
+        quantize(net.b.freeze(), net.data(3 * batch + 1))
+
+
 def test_an_override_that_matches_nothing_is_an_error():
     net = Net()
     with pytest.raises(RecipeError, match="matches no node"):
