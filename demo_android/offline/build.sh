@@ -86,7 +86,7 @@ find "$app/src/main/java" generated -name '*.java' >app.list
 javac $java_flags -Xlint:-classfile -cp "stubs:$executorch:$json" -d classes @app.list
 mkdir checks
 javac -encoding UTF-8 -cp "classes:stubs:$executorch:$json" -d checks "$offline"/checks/*.java
-java -cp "checks:classes:stubs:$executorch:$json" org.qwtv2.edge.demo.TensorRoundTrip
+java -cp "checks:classes:stubs:$executorch:$json" org.qwtv2.edge.demo.ExecuTorchCheck
 
 echo "dex: dx"
 java -cp "$dx" com.android.dx.command.Main --dex --output=classes.dex classes

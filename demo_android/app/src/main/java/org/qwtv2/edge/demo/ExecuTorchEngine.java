@@ -77,14 +77,17 @@ final class ExecuTorchEngine implements Engine {
     public void invoke() throws FailedException {
         try {
             outputs = module.forward(inputs);
-        } catch (ExecutorchInvalidArgumentException error) { // the program's own check of its inputs
-            throw new FailedException(Failure.WRONG_SHAPE, String.valueOf(error.getMessage()), error);
         } catch (RuntimeException error) {
-            throw new FailedException(Failure.RUN_FAILED, String.valueOf(error.getMessage()), error);
+            throw failed(error);
         }
         if (outputs.length == 0) {
             throw new FailedException(Failure.RUN_FAILED, "the program gave no outputs");
         }
+    }
+
+    static FailedException failed(RuntimeException error) {
+        boolean inputs = error instanceof ExecutorchInvalidArgumentException; // the program's own check of them
+        return new FailedException(inputs ? Failure.WRONG_SHAPE : Failure.RUN_FAILED, String.valueOf(error.getMessage()), error);
     }
 
     @Override
