@@ -7,7 +7,7 @@ A backend turns an integer :class:`Graph` into an :class:`Artifact` for its targ
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import entry_points
@@ -176,6 +176,44 @@ def tables_on(target: str, family: str) -> tuple[Numerics, ...]:
     tables = [n for n in numerics_of(target) if n.runs_on(family)]
     bare = {n.name for n in tables if "@" not in n.name}
     return tuple(n for n in tables if n.name.partition("@")[0] not in bare or n.name in bare)
+
+
+def choose_numerics(
+    target: str, names: Iterable[str] | None, where: str, family: str, lacks: Callable[[str], str] = lambda runner: ""
+) -> list[Numerics]:
+    """The numerics called ``names`` as they execute ``target``; without names all that can run on a device.
+
+    Args:
+        where: the device's name; family: of its processor.
+        lacks: of a runner, why it can never run there, "" where it can; see ``runners.base.Place``.
+    Raises: UsageError: an unknown name, numerics of another target, or none that run there.
+    """
+    possible = [t for t in tables_on(target, family) if not lacks(t.runner)]
+    if names is None and not possible:
+        why = "; ".join(sorted({lacks(t.runner) for t in tables_on(target, family)}))
+        raise UsageError(f"no numerics of target '{target}' runs on {where} ({family})" + (f": {why}" if why else ""))
+    if names is None:
+        return possible
+    fix = f"one of: {', '.join(t.name for t in possible)}" if possible else ""
+    tables = [get_numerics(name) for name in names]
+    for t in tables:
+        if not t.runs(target):
+            raise UsageError(
+                f"numerics '{t.name}' runs {t.target} artifacts, not {target}",
+                fix=f"one of: {', '.join(n.name for n in numerics_of(target))}",
+            )
+        if not t.runs_on(family):
+            raise UsageError(f"numerics '{t.name}' can't run on {where} ({family})", fix=fix)
+        if why := lacks(t.runner):
+            raise UsageError(f"numerics '{t.name}' can't run on {where}: {why}", fix=fix)
+    return [t.on(target) for t in tables]
+
+
+def never_on(targets: Iterable[str], run: Iterable[str], lacks: Callable[[str], str]) -> dict[str, str]:
+    """The numerics of ``targets`` that are not among those ``run`` in any variant -> why; ``lacks`` as in :func:`choose_numerics`."""
+    there = {name.partition("@")[0] for name in run}
+    bare = {n.name: n.runner for t in targets for n in numerics_of(t) if "@" not in n.name}
+    return {name: lacks(runner) or "not known on its processor" for name, runner in bare.items() if name not in there}
 
 
 def numerics_among(name: str, targets: Iterable[str]) -> Numerics:

@@ -246,9 +246,10 @@ def verify_command(
     ] = "host",
 ) -> int:
     """Run artifacts in their real runtimes and compare every byte with the simulator."""
-    from qwtv2_edge.backends import emit, numerics_among
+    from qwtv2_edge.backends import emit, never_on, numerics_among
     from qwtv2_edge.evaluation import tables_on_family
     from qwtv2_edge.export import DEFAULT_TARGETS
+    from qwtv2_edge.numerics import MICROCONTROLLERS
     from qwtv2_edge.opening import golden_inputs
     from qwtv2_edge.runners.device import open_place
     from qwtv2_edge.verification.runtimes import verify
@@ -265,24 +266,29 @@ def verify_command(
     if absent:
         raise UsageError(f"{path} has no {', '.join(absent)} artifact", fix=f"it has: {', '.join(artifacts)}")
     source: Any = inputs if inputs is not None else golden_inputs(opened)
+    able = {n: t for n, t in tables_on_family(list(artifacts), place.family).items() if not place.lacks(t.runner)}
+    left_out = {} if wanted else never_on(artifacts, able, place.lacks)
     reports: dict[str, VerifyReport] = {}
     with ui.progress() as progress:
         for target, artifact in artifacts.items():
-            if not wanted or target in wanted:
-                names = wanted.get(target) or [n for n, t in tables_on_family(list(artifacts), place.family).items() if t.target == target]
+            names = wanted.get(target, []) if wanted else [n for n, t in able.items() if t.target == target]
+            if names:
                 reports[target] = verify(opened.graph, artifact, source, names, samples, progress, place)
     results = {n: r for report in reports.values() for n, r in report.results.items()}
     if not results:
+        of_a_board = "export with --target c; of a .qir verify --numerics c"
         raise UsageError(
-            f"nothing of {path} ({', '.join(artifacts)}) runs on {place.name}", fix="export with --target c; of a .qir verify --numerics c"
+            f"nothing of {path} runs on {place.name}: {in_groups(left_out)}", fix=of_a_board if place.family == MICROCONTROLLERS else ""
         )
 
     def show(console: Console) -> None:
         for r in results.values():
             console.print(escape(r.text()), style="" if r.ok else "red")
+        if left_out:
+            console.print(f"left out, {place.name} can't run them: {escape(in_groups(left_out))}", soft_wrap=True)
 
     verified = {n: r.to_json() for n, r in results.items()}
-    ui.result({"ok": all(r.ok for r in results.values()), "device": place.name, "verify": verified}, show)
+    ui.result({"ok": all(r.ok for r in results.values()), "device": place.name, "verify": verified, "left_out": left_out}, show)
     if not all(r.ok for r in results.values()):
         return EXIT_FAILED
     missing = [r for r in results.values() if r.status == "missing"]
@@ -290,6 +296,14 @@ def verify_command(
         ui.log("\n".join(f"{r.numerics}: {r.error}; {r.fix}" for r in missing))
         return EXIT_MISSING
     return EXIT_OK
+
+
+def in_groups(reasons: Mapping[str, str]) -> str:
+    """ "a, b (why); c (why)" of name -> why."""
+    groups: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        groups.setdefault(why, []).append(name)
+    return "; ".join(f"{', '.join(names)} ({why})" for why, names in groups.items())
 
 
 @command("simulate")

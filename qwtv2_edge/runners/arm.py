@@ -34,7 +34,7 @@ from qwtv2_edge.errors import MissingToolError, RunError, UsageError
 from qwtv2_edge.ir.graph import Graph, GraphBuilder
 from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.ops.elementwise import BinaryAttrs
-from qwtv2_edge.runners.base import WORKER, Command
+from qwtv2_edge.runners.base import HOST_ONLY, WORKER, Command
 from qwtv2_edge.runners.host import HOST, Session
 from qwtv2_edge.simulator.run import run
 
@@ -166,11 +166,10 @@ class Emulated:
 
     def command(self, runner: str, threads: int) -> Command:
         runtime = _runtime_of(runner)
-        if runtime is None:
-            raise MissingToolError(f"{runner} has no aarch64 wheel that runs under QEMU", fix=self.how_to_get(runner))
-        if self.core not in RUNTIMES[runtime].cores:
-            others = " or ".join(f"qemu:{c}" for c in RUNTIMES[runtime].cores)
-            raise MissingToolError(f"the aarch64 wheels of {runtime} use instructions that {self.core} lacks", fix=f"use {others}")
+        why = self.lacks(runner)
+        if runtime is None or why:
+            cores = [f"qemu:{c}" for c in RUNTIMES[runtime].cores] if runtime else []
+            raise UsageError(f"{runner} can't run on {self.name}: {why}", fix=f"use {' or '.join(cores)}" if cores else "leave it out")
         if runtime not in self.sites:
             raise MissingToolError(f"the aarch64 wheels of {runtime} are not there", fix=self.how_to_get(runner))
         # nothing of this machine's Python is for this one
@@ -189,8 +188,14 @@ class Emulated:
         return HOST.shell(script)
 
     def how_to_get(self, runner: str) -> str:
+        return f"qwtv2-edge prepare arm --runtimes {_runtime_of(runner)}"
+
+    def lacks(self, runner: str) -> str:
+        """See ``base.Place``."""
         runtime = _runtime_of(runner)
-        return f"qwtv2-edge prepare arm --runtimes {runtime}" if runtime else f"leave it out; there is {', '.join(_runners())}"
+        if runtime is None:
+            return HOST_ONLY.get(runner, "prepare arm brings no aarch64 runtime of that kind")
+        return "" if self.core in RUNTIMES[runtime].cores else f"the aarch64 wheels use instructions that {self.core} lacks"
 
     def ended(self, code: int, said: str) -> None:
         return None
@@ -464,7 +469,3 @@ def _try(artifact: bytes, runtime: Runtime, place: Emulated) -> None:
 
 def _runtime_of(runner: str) -> str | None:
     return next((name for name, r in RUNTIMES.items() if runner in r.runners), None)
-
-
-def _runners() -> list[str]:
-    return [runner for r in RUNTIMES.values() for runner in r.runners]

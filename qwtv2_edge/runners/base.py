@@ -18,6 +18,9 @@ from qwtv2_edge.errors import QwtEdgeError
 
 WORKER = Path(__file__).with_name("worker.py")
 
+#: runners that only this machine has -> why
+HOST_ONLY = {"executorch-cortex-m": "its proxy runs on the host alone"}
+
 #: names that Linux gives to one processor family
 FAMILIES = {
     **dict.fromkeys(("arm64", "arm64-v8a"), "aarch64"),
@@ -64,6 +67,10 @@ class Place(Protocol):
 
     def how_to_get(self, runner: str) -> str:
         """How the user gets that runtime there."""
+        ...
+
+    def lacks(self, runner: str) -> str:
+        """Why that runtime can never run there, whatever is installed; "" where it can."""
         ...
 
     def ended(self, code: int, said: str) -> QwtEdgeError | None:

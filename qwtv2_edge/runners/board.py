@@ -71,6 +71,10 @@ class Board:
     def family(self) -> str:
         return MICROCONTROLLERS
 
+    def lacks(self, runner: str) -> str:
+        """See ``base.Place``."""
+        return "" if runner == "c" else "boards run generated C alone"
+
     @property
     def code(self) -> Memory:
         """``flash`` behind the vectors."""

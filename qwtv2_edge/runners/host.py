@@ -95,6 +95,9 @@ class Host:
     def how_to_get(self, runner: str) -> str:
         return KINDS[runner][1]
 
+    def lacks(self, runner: str) -> str:
+        return ""
+
     def ended(self, code: int, said: str) -> None:
         return None
 

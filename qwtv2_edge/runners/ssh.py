@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from qwtv2_edge.errors import MissingToolError, QwtEdgeError, RunError, UsageError
-from qwtv2_edge.runners.base import WORKER, Command, family_of
+from qwtv2_edge.runners.base import HOST_ONLY, WORKER, Command, family_of
 from qwtv2_edge.runners.host import KINDS
 
 #: seconds until a host that does not answer is given up, and until a command that should be short counts as hung
@@ -132,6 +132,10 @@ class SshPlace:
 
     def how_to_get(self, runner: str) -> str:
         return f"on {self.destination}: {KINDS[runner][1]}; QWTV2_SSH_PYTHON names the Python there, now {self.python}"
+
+    def lacks(self, runner: str) -> str:
+        """See ``base.Place``."""
+        return HOST_ONLY.get(runner, "")
 
     def ended(self, code: int, said: str) -> QwtEdgeError | None:
         """See ``base.Place``. ``code`` is ssh's: 255 for a failure of its own, else that of the command there."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from qwtv2_edge.backends import Artifact, get_numerics, numerics_of, tables_on
+from qwtv2_edge.backends import Artifact, choose_numerics, get_numerics
 from qwtv2_edge.data import Dataset, open_data, rereadable
-from qwtv2_edge.errors import MissingToolError, RunError, RuntimeLimitError, UsageError
+from qwtv2_edge.errors import MissingToolError, RunError, RuntimeLimitError
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.numerics import Numerics, rule_key
 from qwtv2_edge.runners.base import Place
@@ -44,14 +44,14 @@ def verify(
         graph: the integer graph the artifact was emitted from, or that was read from it.
         artifact: the file.
         inputs: anything :func:`qwtv2_edge.data.open_data` takes; edge patterns are always run before them.
-        numerics: names; all numerics of the artifact's target that ``place`` can run if None.
+        numerics: names; all numerics of the artifact's target that ``place`` can ever run if None.
         samples: at most this many of ``inputs``, drawn over the whole set when its size is known, else the first.
         progress: called with (numerics name, samples done, samples in all or 0).
         place: where the runtimes run; see ``runners.device.open_place``.
     Returns: one result per numerics. A missing runtime or a crash is a result, not an error.
     Raises: UsageError: unknown numerics, one of another target or processor, unusable inputs.
     """
-    tables = _chosen(artifact.target, numerics, place)
+    tables = choose_numerics(artifact.target, numerics, place.name, place.family, place.lacks)
     if inputs is None:
         return VerifyReport(artifact.target, {t.name: _verify_one(graph, artifact, None, None, t, progress, place) for t in tables})
     data = open_data(inputs, graph, purpose="verification inputs")
@@ -74,24 +74,6 @@ def golden_vectors(graph: Graph, inputs: Sequence[np.ndarray], numerics: Iterabl
         for output, array in zip(graph.outputs, run(graph, inputs, get_numerics(name)), strict=True):
             out[f"{name}/{output}"] = array
     return out
-
-
-def _chosen(target: str, names: Iterable[str] | None, place: Place | Board) -> list[Numerics]:
-    if names is None:
-        tables = list(tables_on(target, place.family))
-        if not tables:
-            raise UsageError(f"no numerics of target '{target}' runs on {place.name} ({place.family})")
-        return tables
-    tables = [get_numerics(name) for name in names]
-    for t in tables:
-        if not t.runs(target):
-            possible = ", ".join(n.name for n in numerics_of(target))
-            raise UsageError(f"numerics '{t.name}' runs {t.target} artifacts, not {target}", fix=f"one of: {possible}")
-        if not t.runs_on(place.family):
-            possible = ", ".join(n.name for n in tables_on(target, place.family))
-            fix = f"one of: {possible}" if possible else ""
-            raise UsageError(f"numerics '{t.name}' can't run on {place.name} ({place.family})", fix=fix)
-    return [t.on(target) for t in tables]
 
 
 def _verify_one(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from requirements import missing
 
+from qwtv2_edge.backends import choose_numerics, never_on
 from qwtv2_edge.errors import MissingToolError, RunError, UsageError
 from qwtv2_edge.runners import arm
 from qwtv2_edge.runners.host import KINDS
@@ -75,11 +76,25 @@ def test_what_is_not_prepared_or_can_not_be_is_said(home):
     with pytest.raises(MissingToolError, match=r"the aarch64 wheels of tflite-2\.14 are not there") as error:
         place.command("tflite-2.14-reference", 1)
     assert error.value.fix == "qwtv2-edge prepare arm --runtimes tflite-2.14"
-    with pytest.raises(MissingToolError, match="executorch use instructions that cortex-a53 lacks") as error:
+    with pytest.raises(UsageError, match="the aarch64 wheels use instructions that cortex-a53 lacks") as error:
         place.command("executorch", 1)
     assert error.value.fix == "use qemu:cortex-a76 or qemu:max"
-    with pytest.raises(MissingToolError, match="tflite-micro has no aarch64 wheel"):
+    with pytest.raises(UsageError, match="tflite-micro can't run on qemu:cortex-a53: prepare arm brings no aarch64 runtime"):
         place.command("tflite-micro", 1)
+
+
+def test_what_can_never_run_is_left_out_and_refused_by_name(home):
+    pretend()
+    place = arm.open_qemu("cortex-a53")
+    run = [t.name for t in choose_numerics("tflite", None, place.name, place.family, place.lacks)]
+    assert run == ["litert-reference", "litert-xnnpack@aarch64", "litert-builtin@aarch64", "tflite-2.14-reference@aarch64"]
+    assert list(never_on(["tflite", "c"], run, place.lacks)) == ["tflite-micro", "c"]
+    assert never_on(["tflite"], ["tflite-micro"], lambda runner: "")["litert-xnnpack"] == "not known on its processor"
+    with pytest.raises(UsageError, match="numerics 'tflite-micro' can't run on qemu:cortex-a53: prepare arm brings no") as error:
+        choose_numerics("tflite", ["tflite-micro"], place.name, place.family, place.lacks)
+    assert error.value.fix == f"one of: {', '.join(run)}"
+    with pytest.raises(UsageError, match=r"no numerics of target 'c' runs on qemu:cortex-a53 \(aarch64\): prepare arm brings no"):
+        choose_numerics("c", None, place.name, place.family, place.lacks)
 
 
 def test_wheels_belong_to_one_python(home):
