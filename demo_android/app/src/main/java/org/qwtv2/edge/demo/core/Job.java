@@ -122,7 +122,7 @@ public final class Job {
     }
 
     private static int atLeastOne(JSONObject json, String key) throws JSONException, FailedException {
-        int value = json.getInt(key);
+        int value = TensorSpec.whole(json.getDouble(key));
         if (value < 1) {
             throw new FailedException(Failure.BAD_JOB, key + " is " + value + ", must be at least 1");
         }

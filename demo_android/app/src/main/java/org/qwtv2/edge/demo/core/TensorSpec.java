@@ -34,9 +34,17 @@ public final class TensorSpec {
     static int[] ints(JSONArray json) throws JSONException {
         int[] out = new int[json.length()];
         for (int i = 0; i < out.length; i++) {
-            out[i] = json.getInt(i);
+            out[i] = whole(json.getDouble(i));
         }
         return out;
+    }
+
+    /** A number as an int; JSON's own conversion cuts off what does not fit. */
+    static int whole(double number) throws JSONException {
+        if (number != (int) number) {
+            throw new JSONException(number + " is no whole number, or too large a one");
+        }
+        return (int) number;
     }
 
     /** The real value behind an element. */

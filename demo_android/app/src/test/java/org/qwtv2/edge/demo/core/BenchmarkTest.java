@@ -176,6 +176,11 @@ public class BenchmarkTest {
         }
         job = new JSONObject(good).put("job", "other");
         fails("bad_job", "other");
+        job = new JSONObject(good).put("runs", (1L << 32) + 4);
+        fails("bad_job", "too large");
+        job = new JSONObject(good);
+        job.getJSONArray("inputs").getJSONObject(0).put("shape", new JSONArray("[3.5, 2]"));
+        fails("bad_job", "3.5");
         job = new JSONObject(good).put("threads", 100_000);
         fails("bad_job", "at most 64");
         job = new JSONObject(good).put("inputs", new JSONArray());
