@@ -1,6 +1,9 @@
 package org.qwtv2.edge.demo;
 
 import android.content.ActivityNotFoundException;
+import android.content.ClipData;
+import android.content.Context;
+import android.content.Intent;
 import android.graphics.Bitmap;
 import android.graphics.drawable.BitmapDrawable;
 import android.net.Uri;
@@ -28,6 +31,17 @@ public final class MainActivity extends AppCompatActivity {
     private static final String FILES = "org.qwtv2.edge.demo.files";
     private static final int[] CARDS = {R.id.first_format, R.id.second_format};
 
+    /** Lets the camera app write the picture, which Android 18 no longer does by itself. */
+    private static final class TakePicture extends ActivityResultContracts.TakePicture {
+        @Override
+        public Intent createIntent(Context context, Uri uri) {
+            Intent intent = super.createIntent(context, uri);
+            intent.setClipData(ClipData.newRawUri("", uri));
+            intent.addFlags(Intent.FLAG_GRANT_READ_URI_PERMISSION | Intent.FLAG_GRANT_WRITE_URI_PERMISSION);
+            return intent;
+        }
+    }
+
     private MainViewModel model;
     private ActivityResultLauncher<PickVisualMediaRequest> gallery;
     private ActivityResultLauncher<Uri> camera;
@@ -47,7 +61,7 @@ public final class MainActivity extends AppCompatActivity {
                 }
             }
         });
-        camera = registerForActivityResult(new ActivityResultContracts.TakePicture(), new ActivityResultCallback<Boolean>() {
+        camera = registerForActivityResult(new TakePicture(), new ActivityResultCallback<Boolean>() {
             @Override
             public void onActivityResult(Boolean taken) {
                 if (taken) {
