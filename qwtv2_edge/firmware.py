@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from qwtv2_edge.backends import Artifact, get_numerics
-from qwtv2_edge.c_text import number_lines
+from qwtv2_edge.c_text import comment, number_lines, symbol
 from qwtv2_edge.errors import Problem, UnsupportedOpError
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.types import DTYPES, TensorType
-from qwtv2_edge.numerics import Numerics
+from qwtv2_edge.numerics import Numerics, rule_key
 from qwtv2_edge.planner import integer_boundary, plan_graph
 from qwtv2_edge.runners.arena import Arena, arena_of
 from qwtv2_edge.runners.worker import CFile
@@ -136,11 +136,6 @@ def _literal(value: Any, dtype: str) -> str:
     return f"{text if set(text) & set('.e') else text + '.0'}f"
 
 
-def _comment(text: str) -> str:
-    """``text`` so that nothing in it ends a comment or leaves ASCII."""
-    return text.replace("*/", "* /").replace("??", "? ?").encode("ascii", "backslashreplace").decode().replace("\\", "/")
-
-
 def _header(name: str, body: str, includes: Sequence[str] = ()) -> str:
     """A header file: guard, includes, body."""
     guard = f"{name.upper().replace('.', '_')}_"
@@ -148,24 +143,24 @@ def _header(name: str, body: str, includes: Sequence[str] = ()) -> str:
     return f"#ifndef {guard}\n#define {guard}\n\n{lines}{chr(10) if lines else ''}{body}\n#endif  /* {guard} */\n"
 
 
-def _quantization_header(ports: Ports) -> str:
+def _quantization_header(prefix: str, ports: Ports) -> str:
     """What firmware needs to fill inputs and to read outputs, as macros."""
     lines = ["/* real value = scale * (code - zero point) */\n"]
     for kind, found in ports.items():
-        lines.append(f"#define MODEL_{kind.upper()}S {len(found)}")
+        lines.append(f"#define {prefix.upper()}_{kind.upper()}S {len(found)}")
         for i, port in enumerate(found):
-            name, type = f"MODEL_{kind.upper()}_{i}", port.type
-            lines.append(f"\n/* {kind} {i}: {_comment(port.name)}, {type.dtype} ({', '.join(map(str, type.shape))}) */")
+            name, type = f"{prefix.upper()}_{kind.upper()}_{i}", port.type
+            lines.append(f"\n/* {comment(f'{kind} {i}: {port.name}')}, {type.dtype} ({', '.join(map(str, type.shape))}) */")
             lines.append(f"#define {name}_TYPE {CTYPES[type.dtype]}")
             lines.append(f"#define {name}_SIZE {type.size}")
             if type.quantization is not None:
                 lines.append(f"#define {name}_SCALE {_literal(type.scale, 'float32')}")
                 lines.append(f"#define {name}_ZERO_POINT ({type.zero_point})")
         lines.append("")
-    return _header("model_quantization.h", "\n".join(lines), ["<stdint.h>"])
+    return _header(f"{prefix}_quantization.h", "\n".join(lines), ["<stdint.h>"])
 
 
-def _golden_header(name: str, prefix: str, ports: Ports) -> str:
+def _golden_header(prefix: str, ports: Ports) -> str:
     """Declarations of the golden vectors, an array of one row per vector for every input and output."""
     count = len(ports["input"][0].golden)
     body = f"""/* inputs, and what the network must give for them */
@@ -179,7 +174,7 @@ extern "C" {{
 }}
 #endif
 """
-    return _header(name, body, ["<stdint.h>"])
+    return _header(f"{prefix}_golden.h", body, ["<stdint.h>"])
 
 
 def _golden_array(prefix: str, kind: str, number: int, port: Port) -> str:
@@ -201,64 +196,80 @@ def _golden_source(header: str, prefix: str, ports: Ports) -> str:
 
 def _micro_files(artifact: Artifact, graph: Graph, inputs: Sequence[np.ndarray], table: Numerics) -> dict[str, str]:
     ports = {"input": _ports(graph, graph.inputs, inputs), "output": _ports(graph, graph.outputs, run(graph, inputs, table))}
-    arena = arena_of(artifact.data)
+    arena, prefix = arena_of(artifact.data), f"{symbol(graph.name)}_model"
     operators = sorted(set(artifact.ops))
-    data = number_lines(f"0x{b:02x}" for b in artifact.data)
+    resolver = RESOLVER.format(count=len(operators), prefix=prefix)
     return {
-        "model_data.h": _data_header(len(artifact.data), arena),
-        "model_data.cc": '#include "model_data.h"\n\n'
-        + f"alignas(16) const unsigned char g_model_data[MODEL_DATA_BYTES] = {{\n{data}\n}};\n",
-        "model_resolver.h": _header("model_resolver.h", RESOLVER.format(count=len(operators)), [RESOLVER_INCLUDE]),
-        "model_resolver.cc": RESOLVER_SOURCE.format(calls="".join(RESOLVER_CALL.format(RESOLVER_METHODS[o]) for o in operators)),
-        "model_quantization.h": _quantization_header(ports),
-        "model_golden.h": _golden_header("model_golden.h", "model", ports),
-        "model_golden.cc": _golden_source("model_golden.h", "model", ports),
-        "model_selftest.h": _header("model_selftest.h", SELFTEST_DECLARATION, ["<stddef.h>", "<stdint.h>"]),
-        "model_selftest.cc": _micro_selftest(ports),
-        "README.md": _micro_readme(artifact, graph, ports, arena, operators),
+        "model_data.h": _data_header(prefix, len(artifact.data), arena),
+        "model_data.cc": _data_source(prefix, artifact.data),
+        "model_resolver.h": _header(f"{prefix}_resolver.h", resolver, [RESOLVER_INCLUDE]),
+        "model_resolver.cc": _resolver_source(prefix, operators),
+        "model_quantization.h": _quantization_header(prefix, ports),
+        "model_golden.h": _golden_header(prefix, ports),
+        "model_golden.cc": _golden_source("model_golden.h", prefix, ports),
+        "model_selftest.h": _header(f"{prefix}_selftest.h", _micro_selftest_declaration(prefix), ["<stddef.h>", "<stdint.h>"]),
+        "model_selftest.cc": _micro_selftest(prefix, ports),
+        "README.md": _micro_readme(artifact, graph, ports, arena, operators, prefix),
     }
 
 
-def _data_header(size: int, arena: Arena) -> str:
-    body = f"""#define MODEL_DATA_BYTES {size}u
+def _data_header(prefix: str, size: int, arena: Arena) -> str:
+    name = prefix.upper()
+    body = f"""#define {name}_DATA_BYTES {size}u
 
 /* Arena of tflite::MicroInterpreter with TFLite Micro's reference kernels: {arena.head} bytes of activations, the rest its own
    records. Kernels of other sets may want scratch buffers on top. */
 #if UINTPTR_MAX > 0xFFFFFFFFu
-#define MODEL_ARENA_BYTES {arena.bytes}u /* measured */
+#define {name}_ARENA_BYTES {arena.bytes}u /* measured */
 #else
-#define MODEL_ARENA_BYTES {arena.bytes_32}u /* upper estimate from the measured one, see README.md */
+#define {name}_ARENA_BYTES {arena.bytes_32}u /* upper estimate from the measured one, see README.md */
 #endif
 
-extern const unsigned char g_model_data[MODEL_DATA_BYTES];
+extern const unsigned char {prefix}_data[{name}_DATA_BYTES];
 """
-    return _header("model_data.h", body, ["<stdint.h>"])
+    return _header(f"{prefix}_data.h", body, ["<stdint.h>"])
+
+
+def _data_source(prefix: str, data: bytes) -> str:
+    numbers = number_lines(f"0x{b:02x}" for b in data)
+    return f"""#include "model_data.h"
+
+alignas(16) const unsigned char {prefix}_data[{prefix.upper()}_DATA_BYTES] = {{
+{numbers}
+}};
+"""
 
 
 RESOLVER_INCLUDE = '"tensorflow/lite/micro/micro_mutable_op_resolver.h"'
 RESOLVER = """/* The operators that the network uses and no others. */
-using ModelResolver = tflite::MicroMutableOpResolver<{count}>;
+using {prefix}_resolver = tflite::MicroMutableOpResolver<{count}>;
 
-TfLiteStatus RegisterModelOps(ModelResolver& resolver);
+TfLiteStatus {prefix}_register({prefix}_resolver& resolver);
 """
-RESOLVER_CALL = "  if (resolver.{}() != kTfLiteOk) return kTfLiteError;\n"
-RESOLVER_SOURCE = """#include "model_resolver.h"
 
-TfLiteStatus RegisterModelOps(ModelResolver& resolver) {{
+
+def _resolver_source(prefix: str, operators: Sequence[str]) -> str:
+    calls = "".join(f"  if (resolver.{RESOLVER_METHODS[o]}() != kTfLiteOk) return kTfLiteError;\n" for o in operators)
+    return f"""#include "model_resolver.h"
+
+TfLiteStatus {prefix}_register({prefix}_resolver& resolver) {{
 {calls}  return kTfLiteOk;
 }}
 """
-SELFTEST_DECLARATION = """/* Runs every golden vector in an interpreter of its own on `arena` (16-byte aligned, MODEL_ARENA_BYTES or more).
+
+
+def _micro_selftest_declaration(prefix: str) -> str:
+    return f"""/* Runs every golden vector in an interpreter of its own on `arena` (16-byte aligned, {prefix.upper()}_ARENA_BYTES or more).
    Returns the number of output bytes that differ, 0 where all is well; a negative number where the network did not run:
    -1 wrong schema version, -2 an operator could not be registered, -3 the arena is too small or an operator was refused,
    -4 inputs or outputs are not those of the golden vectors, -5 Invoke failed. */
-int ModelSelfTest(uint8_t* arena, size_t arena_bytes);
+int {prefix}_selftest(uint8_t* arena, size_t arena_bytes);
 """
 
 
-def _micro_selftest(ports: Ports) -> str:
+def _micro_selftest(prefix: str, ports: Ports) -> str:
     def lines(kind: str, what: str) -> str:
-        names = [f"model_golden_{kind}_{i}[v]" for i in range(len(ports[kind]))]
+        names = [f"{prefix}_golden_{kind}_{i}[v]" for i in range(len(ports[kind]))]
         return "".join(f"    {what.format(tensor=f'interpreter.{kind}({i})', golden=name)}\n" for i, name in enumerate(names))
 
     return f"""#include "model_selftest.h"
@@ -291,15 +302,15 @@ bool Compare(const TfLiteTensor* tensor, const void* golden, size_t bytes, int& 
 
 }}  // namespace
 
-int ModelSelfTest(uint8_t* arena, size_t arena_bytes) {{
-  const tflite::Model* model = tflite::GetModel(g_model_data);
+int {prefix}_selftest(uint8_t* arena, size_t arena_bytes) {{
+  const tflite::Model* model = tflite::GetModel({prefix}_data);
   if (model->version() != TFLITE_SCHEMA_VERSION) return -1;
-  ModelResolver resolver;
-  if (RegisterModelOps(resolver) != kTfLiteOk) return -2;
+  {prefix}_resolver resolver;
+  if ({prefix}_register(resolver) != kTfLiteOk) return -2;
   tflite::MicroInterpreter interpreter(model, resolver, arena, arena_bytes);
   if (interpreter.AllocateTensors() != kTfLiteOk) return -3;
   int differences = 0;
-  for (int v = 0; v < MODEL_GOLDEN_VECTORS; ++v) {{
+  for (int v = 0; v < {prefix.upper()}_GOLDEN_VECTORS; ++v) {{
 {lines("input", "if (!Set({tensor}, {golden}, sizeof {golden})) return -4;")}\
     if (interpreter.Invoke() != kTfLiteOk) return -5;
 {lines("output", "if (!Compare({tensor}, {golden}, sizeof {golden}, differences)) return -4;")}\
@@ -308,14 +319,14 @@ int ModelSelfTest(uint8_t* arena, size_t arena_bytes) {{
 }}
 
 #ifdef QWTV2_SELFTEST_MAIN
-alignas(16) static uint8_t g_arena[MODEL_ARENA_BYTES];
+alignas(16) static uint8_t g_arena[{prefix.upper()}_ARENA_BYTES];
 
-int main() {{ return ModelSelfTest(g_arena, sizeof g_arena) != 0; }}
+int main() {{ return {prefix}_selftest(g_arena, sizeof g_arena) != 0; }}
 #endif
 """
 
 
-def _micro_readme(artifact: Artifact, graph: Graph, ports: Ports, arena: Arena, operators: Sequence[str]) -> str:
+def _micro_readme(artifact: Artifact, graph: Graph, ports: Ports, arena: Arena, operators: Sequence[str], prefix: str) -> str:
     counts = Counter(artifact.ops)
     table = "".join(f"| {o} | {counts[o]} | `{RESOLVER_METHODS[o]}` |\n" for o in operators)
     # those that begin with an op compare runtimes
@@ -324,26 +335,26 @@ def _micro_readme(artifact: Artifact, graph: Graph, ports: Ports, arena: Arena, 
     passing = arena.bytes - arena.head - arena.tail
     return f"""# {graph.name} for TFLite Micro
 
-Drop this folder into a firmware project that builds TFLite Micro.
+Drop this folder into a firmware project that builds TFLite Micro. Names begin with `{prefix}`: several networks can be linked together.
 
 | file | what it is |
 | --- | --- |
 | `model.tflite` | the network, {len(artifact.data):,} bytes |
-| `model_data.h`, `model_data.cc` | the same bytes as an array, aligned to 16; `MODEL_ARENA_BYTES` |
+| `model_data.h`, `model_data.cc` | the same bytes as an array, aligned to 16; `{prefix.upper()}_ARENA_BYTES` |
 | `model_resolver.h`, `model_resolver.cc` | registers the {len(operators)} operators that the network uses |
 | `model_quantization.h` | sizes, scales and zero points of inputs and outputs |
 | `model_golden.h`, `model_golden.cc` | {len(ports["input"][0].golden)} inputs and the outputs expected for them |
 | `model_selftest.h`, `model_selftest.cc` | runs them and compares every byte |
 
 ```cpp
-alignas(16) static uint8_t arena[MODEL_ARENA_BYTES];
-ModelResolver resolver;
-RegisterModelOps(resolver);
-tflite::MicroInterpreter interpreter(tflite::GetModel(g_model_data), resolver, arena, sizeof arena);
+alignas(16) static uint8_t arena[{prefix.upper()}_ARENA_BYTES];
+{prefix}_resolver resolver;
+{prefix}_register(resolver);
+tflite::MicroInterpreter interpreter(tflite::GetModel({prefix}_data), resolver, arena, sizeof arena);
 interpreter.AllocateTensors();
 ```
 
-Call `ModelSelfTest(arena, sizeof arena)` once on the board, or compile `model_selftest.cc` with `-DQWTV2_SELFTEST_MAIN`: 0 means that
+Call `{prefix}_selftest(arena, sizeof arena)` once on the board, or compile `model_selftest.cc` with `-DQWTV2_SELFTEST_MAIN`: 0 means that
 every output byte is the expected one. After shipping, the `.cc` files of golden vectors and self-test may be left out.
 
 ## Inputs and outputs
@@ -382,14 +393,14 @@ def _port_table(ports: Ports) -> str:
 def _c_files(artifact: Artifact, graph: Graph, inputs: Sequence[np.ndarray], table: Numerics) -> dict[str, str]:
     facts = CFile(artifact.data).facts
     ports = _code_ports(graph, inputs, table)
-    symbol = facts["symbol"]
+    prefix = facts["symbol"]
     functions = {kind: [p["function"] for p in facts[f"{kind}s"]] for kind in ports}
     return {
-        "golden.h": _golden_header(f"{symbol}_golden.h", symbol, ports),
-        "golden.c": _golden_source("golden.h", symbol, ports),
-        "selftest.h": _header(f"{symbol}_selftest.h", C_SELFTEST_DECLARATION.format(symbol=symbol)),
-        "selftest.c": _c_selftest(symbol, functions),
-        "README.md": _c_readme(artifact, graph, ports, symbol),
+        "golden.h": _golden_header(prefix, ports),
+        "golden.c": _golden_source("golden.h", prefix, ports),
+        "selftest.h": _header(f"{prefix}_selftest.h", C_SELFTEST_DECLARATION.format(prefix=prefix)),
+        "selftest.c": _c_selftest(prefix, functions),
+        "README.md": _c_readme(artifact, graph, ports, prefix, facts["arena_bytes"], table),
     }
 
 
@@ -405,23 +416,25 @@ def _code_ports(graph: Graph, inputs: Sequence[np.ndarray], table: Numerics) -> 
                 seen.setdefault(t, []).append(array)
 
     run(graph, inputs, table, observe)
-    return {kind: _ports(graph, found, (join(seen[t]) for t in found)) for kind, found in names.items()}
+    ports = {kind: _ports(graph, found, (join(seen[t]) for t in found)) for kind, found in names.items()}
+    outside = {"input": [graph.inputs[i] for i, _ in boundary.inputs], "output": [graph.outputs[i] for i, _ in boundary.outputs]}
+    return {kind: [replace(p, name=name) for p, name in zip(ports[kind], outside[kind], strict=True)] for kind in ports}
 
 
 C_SELFTEST_DECLARATION = """#ifdef __cplusplus
 extern "C" {{
 #endif
 /* Runs every golden vector; returns the number of output bytes that differ, 0 where all is well. */
-int {symbol}_selftest(void);
+int {prefix}_selftest(void);
 #ifdef __cplusplus
 }}
 #endif
 """
 
 
-def _c_selftest(symbol: str, functions: Mapping[str, Sequence[str]]) -> str:
+def _c_selftest(prefix: str, functions: Mapping[str, Sequence[str]]) -> str:
     def golden(kind: str, number: int) -> str:
-        return f"{symbol}_golden_{kind}_{number}[v]"
+        return f"{prefix}_golden_{kind}_{number}[v]"
 
     sets = "".join(f"        memcpy({f}(), {golden('input', i)}, sizeof {golden('input', i)});\n" for i, f in enumerate(functions["input"]))
     compares = "".join(
@@ -447,11 +460,11 @@ static int differences(const void *expected, const void *actual, size_t bytes)
     return count;
 }}
 
-int {symbol}_selftest(void)
+int {prefix}_selftest(void)
 {{
     int count = 0;
-    for (int v = 0; v < {symbol.upper()}_GOLDEN_VECTORS; ++v) {{
-{sets}        {symbol}_run();
+    for (int v = 0; v < {prefix.upper()}_GOLDEN_VECTORS; ++v) {{
+{sets}        {prefix}_run();
 {compares}    }}
     return count;
 }}
@@ -459,18 +472,18 @@ int {symbol}_selftest(void)
 #ifdef QWTV2_SELFTEST_MAIN
 int main(void)
 {{
-    return {symbol}_selftest() != 0;
+    return {prefix}_selftest() != 0;
 }}
 #endif
 """
 
 
-def _c_readme(artifact: Artifact, graph: Graph, ports: Ports, symbol: str) -> str:
+def _c_readme(artifact: Artifact, graph: Graph, ports: Ports, prefix: str, arena_bytes: int, table: Numerics) -> str:
     plan = plan_graph(graph, alignment=4, skip=integer_boundary(graph).skip)
     constants = sum(graph.tensors[t].size_bytes for t in graph.constants)
     return f"""# {graph.name} in C
 
-Portable C99: integer arithmetic, no allocation, no floating point.
+Portable C99: integer arithmetic, no allocation, no floating point. Names begin with `{prefix}`: several networks can be linked together.
 
 | file | what it is |
 | --- | --- |
@@ -479,24 +492,32 @@ Portable C99: integer arithmetic, no allocation, no floating point.
 | `selftest.h`, `selftest.c` | runs them and compares every byte |
 
 ```c
-memcpy({symbol}_input_0(), codes, {symbol.upper()}_INPUT_0_SIZE * sizeof(*{symbol}_input_0()));
-{symbol}_run();
-/* results from {symbol}_output_0() on */
+memcpy({prefix}_input_0(), codes, {prefix.upper()}_INPUT_0_SIZE * sizeof(*{prefix}_input_0()));
+{prefix}_run();
+/* results from {prefix}_output_0() on */
 ```
 
-`{symbol}_selftest()` returns the number of output bytes that are not the expected ones: 0 on every correct compiler and processor. With
+`{prefix}_selftest()` returns the number of output bytes that are not the expected ones: 0 on every correct compiler and processor. With
 `-DQWTV2_SELFTEST_MAIN` `selftest.c` has a `main` that returns 0 then. After shipping, `golden.c` and `selftest.c` may be left out.
 
 ## Inputs and outputs
 {_port_table(ports)}
 ## Memory
-* RAM: the arena in `model.c`, `{symbol.upper()}_ARENA_BYTES`; `{graph.nodes[plan.peak].name}` needs the most.
+* RAM: the arena in `model.c`, {arena_bytes:,} bytes (`{prefix.upper()}_ARENA_BYTES`); `{graph.nodes[plan.peak].name}` needs the most.
 * Flash: {constants:,} bytes of weights and biases, and the code of {len(set(artifact.ops))} kernels.
 
 ## Good to know
+* Inputs and outputs share memory: a run overwrites the inputs, and outputs stay until an input is written again.
 * One context: the arena is static, so two tasks must not run the network at the same time.
-* The expected bytes are those of TFLite Micro's reference kernels.
+* The expected bytes are those of TFLite Micro's reference kernels{_unlike_micro(graph, table)}.
 """
+
+
+def _unlike_micro(graph: Graph, table: Numerics) -> str:
+    """What is to be said of ops that ``table`` computes otherwise than TFLite Micro computes them in a .tflite of ``graph``."""
+    micro = get_numerics("tflite-micro").for_graph(graph)
+    ops = sorted({n.op for n in graph.nodes for key in [rule_key(graph, n)] if table.rule(key) != micro.rule(key)})
+    return f", but for {', '.join(ops)}: it computes them in float32 or not at all" if ops else ""
 
 
 FOLDER_FILES: Mapping[str, Callable[[Artifact, Graph, Sequence[np.ndarray], Numerics], dict[str, str]]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -16,7 +17,7 @@ from requirements import ROOT, missing
 
 import qwtv2_edge as qe
 from qwtv2_edge.backends import Artifact, emit, get_numerics
-from qwtv2_edge.runners.arm_none_eabi import CORES, compile_object, compiler_version
+from qwtv2_edge.runners.arm_none_eabi import CORES, compile_object, compiler_version, run_tool
 from qwtv2_edge.runners.board import BOARDS, run_on_board
 from qwtv2_edge.runners.host import Session, available
 from qwtv2_edge.simulator.run import run
@@ -91,6 +92,26 @@ def test_every_kernel_compiles_for_cortex_m_without_a_warning(core, optimisation
     require("arm-none-eabi-gcc", bool(compiler_version()), "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi")
     emit(merge("cases", one_per_kernel()), "c").save(tmp_path)
     compile_object(tmp_path, core, *WARNINGS, optimize=optimisation)
+
+
+@pytest.mark.parametrize("flags", ["-march=armv5te", "-mcpu=cortex-r5 -mbig-endian"])
+@pytest.mark.usefixtures("quick_plans")
+def test_every_kernel_compiles_for_other_cores_without_a_warning(flags, tmp_path, require):
+    """Where products are taken two at once on some cores of a kind and not on others."""
+    require("arm-none-eabi-gcc", bool(compiler_version()), "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi")
+    emit(merge("cases", one_per_kernel()), "c").save(tmp_path)
+    run_tool("gcc", *flags.split(), *WARNINGS, "-Os", "-c", "model.c", folder=tmp_path)
+
+
+@pytest.mark.usefixtures("quick_plans")
+def test_helpers_that_a_network_leaves_out_are_no_warning(tmp_path):
+    """Clang warns of inline functions that are not called; GCC does too where they are not inline."""
+    case = next(c for c in cases_of("pool"))
+    artifact = emit(case.graph, "c")
+    assert compiled(artifact, tmp_path, *WARNINGS, "-Dinline=")
+    text = artifact.data.decode().replace("#pragma", "//")
+    with pytest.raises(AssertionError, match="unused-function"):
+        compiled(replace(artifact, data=text.encode()), tmp_path, *WARNINGS, "-Dinline=", "-Wno-comment", "-std=gnu99")
 
 
 @pytest.mark.qemu

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,16 @@ def inputs(graph: Graph, samples: int = 5) -> list[np.ndarray]:
     return [rng.normal(0, 1, (samples, *graph.tensors[t].shape[1:])).astype(np.float32) for t in graph.inputs]
 
 
-def completed(target: str) -> Artifact:
-    graph = integer_graph()
+def completed(target: str, name: str = "tiny") -> Artifact:
+    graph = replace(integer_graph(), name=name)
     return complete(emit(graph, target), graph, inputs(graph))
+
+
+def stubs(name: str, operators: int, flipped: int = 0) -> tuple[str, ...]:
+    """Flags that put the stand-ins in the place of TFLite Micro for the network called ``name``."""
+    macros = {"NETWORK": f"{name}_model", "NETWORK_ARENA_BYTES": f"{name.upper()}_MODEL_ARENA_BYTES"}
+    macros |= {"FLIPPED": str(flipped), "OPERATORS": str(operators)}
+    return (f"-I{ROOT / 'tests' / 'stubs'}", "-I.", *(f"-D{k}={v}" for k, v in macros.items()))
 
 
 @pytest.fixture
@@ -75,10 +83,11 @@ def test_the_folder_for_tflite_micro_compiles_and_finds_wrong_bytes(micro, stand
     operators = len(set(micro.ops))
     for flipped in (0, 2):
         # the program's exit status is whether anything differs; the count itself is the function's result
-        flags = (f"-std={standard}", f"-I{ROOT / 'tests' / 'stubs'}", "-I.", f"-DFLIPPED={flipped}", f"-DOPERATORS={operators}")
+        flags = (f"-std={standard}", *stubs("tiny", operators, flipped))
         (folder / "count.cc").write_text(
-            '#include "model_data.h"\n#include "model_selftest.h"\nalignas(16) static uint8_t arena[MODEL_ARENA_BYTES];\n'
-            "int main() { return ModelSelfTest(arena, sizeof arena) == FLIPPED * 3 && ModelSelfTest(arena, 64) == -3 ? 0 : 1; }\n"
+            '#include "model_data.h"\n#include "model_selftest.h"\nalignas(16) static uint8_t arena[TINY_MODEL_ARENA_BYTES];\n'
+            "int main() {\n"
+            "  return tiny_model_selftest(arena, sizeof arena) == FLIPPED * 3 && tiny_model_selftest(arena, 64) == -3 ? 0 : 1;\n}\n"
         )
         assert subprocess.run([compiled("g++", folder, sources, *flags)]).returncode == (flipped > 0)
         count = [s for s in sources if s != "count.cc"] + ["count.cc"]
@@ -87,13 +96,37 @@ def test_the_folder_for_tflite_micro_compiles_and_finds_wrong_bytes(micro, stand
         assert subprocess.run([folder / "count"]).returncode == 0
 
 
+def test_networks_of_all_targets_link_into_one_program(require, tmp_path):
+    """Two networks, each for TFLite Micro and as C, in one C++ program that includes every header."""
+    require("tflite-micro")
+    require("g++", shutil.which("g++") is not None)
+    objects, includes, run = [], [], []
+    for name in ("first", "second"):
+        for target in ("tflite-micro", "c"):
+            artifact = completed(target, name)
+            folder = artifact.save(tmp_path / f"{name}-{target}")
+            includes += [f'#include "{p.relative_to(tmp_path)}"' for p in sorted(folder.glob("*.h"))]
+            for source in sorted((*folder.glob("*.cc"), *folder.glob("*.c"))):
+                flags = ["gcc", "-std=c99"] if source.suffix == ".c" else ["g++", "-std=c++11", *stubs(name, len(set(artifact.ops)))]
+                subprocess.run([*flags, "-c", source.name, "-o", f"{source.stem}.o"], cwd=folder, check=True)
+                objects.append(folder / f"{source.stem}.o")
+        run.append(
+            f"{name}_selftest() == 0 && {name}_model_data[4] == 'T' && {name.upper()}_ARENA_BYTES < {name.upper()}_MODEL_ARENA_BYTES"
+        )
+    main = tmp_path / "main.cc"
+    main.write_text("\n".join([*includes, f"int main() {{ return {' && '.join(run)} ? 0 : 1; }}\n"]))
+    flags = ["-std=c++11", *WARNINGS, *stubs("first", 0)]
+    subprocess.run(["g++", *flags, main, *objects, "-o", "program"], cwd=tmp_path, check=True)
+    subprocess.run([tmp_path / "program"], check=True)
+
+
 def test_files_for_tflite_micro_hold_what_they_say(micro):
     text = {name: data.decode() for name, data in micro.files.items()}
     held = bytes(int(b, 16) for b in re.findall(r"0x([0-9a-f]{2})\b", text["model_data.cc"]))
     assert held == micro.data
     arena = arena_of(micro.data)
-    assert f"MODEL_ARENA_BYTES {arena.bytes}u" in text["model_data.h"]
-    assert f"MODEL_ARENA_BYTES {arena.bytes_32}u" in text["model_data.h"]
+    assert f"TINY_MODEL_ARENA_BYTES {arena.bytes}u" in text["model_data.h"]
+    assert f"TINY_MODEL_ARENA_BYTES {arena.bytes_32}u" in text["model_data.h"]
     assert f"MicroMutableOpResolver<{len(set(micro.ops))}>" in text["model_resolver.h"]
     assert sorted(re.findall(r"resolver\.(\w+)\(", text["model_resolver.cc"])) == sorted(RESOLVER_METHODS[o] for o in set(micro.ops))
     graph = integer_graph()

@@ -14,6 +14,7 @@ from compiled import WARNINGS, compiled, execute
 from small_graphs import float_graph, integer_graph
 
 from qwtv2_edge.backends import EmitOptions, emit, get_numerics
+from qwtv2_edge.c_text import comment, identifier
 from qwtv2_edge.errors import UnsupportedOpError, UsageError
 from qwtv2_edge.ir.graph import Graph, GraphBuilder, Location
 from qwtv2_edge.ir.types import TensorType
@@ -27,7 +28,7 @@ from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge_c import BACKEND
 from qwtv2_edge_c.ops import RULES
-from qwtv2_edge_c.source import comment, identifier, kernel_text, merged
+from qwtv2_edge_c.source import kernel_text, merged
 from qwtv2_edge_tflite import BACKEND as TFLITE
 
 HOSTILE = [

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from qwtv2_edge.backends import Artifact, EmitOptions
+from qwtv2_edge.c_text import comment, symbol
 from qwtv2_edge.errors import Problem, QwtEdgeError, UnsupportedOpError, locate
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.serde import graph_hash
 from qwtv2_edge.numerics import packed_key, rule_key
 from qwtv2_edge.planner import Plan, integer_boundary, plan_graph
 from qwtv2_edge_c.ops import CTYPES, RULES, Limit, Unit
-from qwtv2_edge_c.source import comment, identifier, merged
+from qwtv2_edge_c.source import merged
 
 SCHEMA_VERSION = 1
 #: begins the line that tells how the file is called
@@ -46,11 +47,6 @@ class Port:
     name: str
 
 
-def symbol(graph: Graph) -> str:
-    """What the names of everything public begin with."""
-    return identifier(graph.name, "model").lower()
-
-
 def check(graph: Graph) -> tuple[Problem, ...]:
     """Every node that can't become C, each with a code and a fix."""
     return build(graph)[1]
@@ -69,7 +65,7 @@ def emit(graph: Graph, options: EmitOptions) -> Artifact:
     digest = graph_hash(graph)
     facts = {
         "schema_version": SCHEMA_VERSION,
-        "symbol": symbol(graph),
+        "symbol": symbol(graph.name),
         "graph_hash": digest,
         "manifest": dict(options.manifest),
         "arena_bytes": plans[0].bytes,
@@ -140,7 +136,7 @@ def _limits(graph: Graph, node: Node) -> Iterator[Limit]:
 
 
 def _ports(graph: Graph, direction: str, found: Sequence[tuple[int, str]]) -> list[Port]:
-    return [Port(i, t, f"{symbol(graph)}_{direction}_{k}") for k, (i, t) in enumerate(found)]
+    return [Port(i, t, f"{symbol(graph.name)}_{direction}_{k}") for k, (i, t) in enumerate(found)]
 
 
 def _outside(graph: Graph, tensor: str) -> dict[str, Any]:
@@ -161,10 +157,11 @@ def _facts(graph: Graph, port: Port) -> dict[str, Any]:
 TOP = """\
 /* {title}
    Integer arithmetic in C99: no allocation, no floating point, nothing of the C library but memcpy.
-   Write the input's codes to {symbol}_input_0(), call {symbol}_run(), read the output's codes from {symbol}_output_0(); the
-   inputs are overwritten. QWTV2_APART places every activation apart from all others that live beside it, for debugging;
-   QWTV2_ARENA may hold an attribute that puts the arena into a memory section. QWTV2_TRACE(n) may be defined as a statement to
-   run before node n. QWTV2_CMSIS_NN lets kernels call CMSIS-NN, whose headers must be on the include path. */
+   Write the input's codes to {symbol}_input_0(), call {symbol}_run(), read the output's codes from {symbol}_output_0() before
+   an input is written again: they share memory.
+   QWTV2_APART places every activation apart from all others that live beside it, for debugging; QWTV2_ARENA may hold an
+   attribute that puts the arena into a memory section. QWTV2_TRACE(n) may be defined as a statement to run before node n.
+   QWTV2_CMSIS_NN lets kernels call CMSIS-NN, whose headers must be on the include path. */
 """
 
 CMSIS_NN = """\
@@ -184,7 +181,7 @@ TRACE = """\
 
 
 def _body(u: Unit, plans: Sequence[Plan], facts: Mapping[str, Any], ports: Sequence[Port]) -> str:
-    headers, kernels = merged(u.kernels)
+    headers, kernels = merged(["kernel", *u.kernels])
     headers = sorted({*headers, "<stdint.h>", "<string.h>"} if any("memcpy" in c for c in u.calls) else {*headers, "<stdint.h>"})
     parts = [
         _json_line(facts),
@@ -252,7 +249,7 @@ def _address(u: Unit, port: Port) -> str:
 
 
 def _header(graph: Graph, plans: Sequence[Plan], inputs: Sequence[Port], outputs: Sequence[Port]) -> str:
-    name = symbol(graph)
+    name = symbol(graph.name)
     upper = name.upper()
     lines = [
         f"/* {comment(f'Network {graph.name!r}')} */",
@@ -264,6 +261,8 @@ def _header(graph: Graph, plans: Sequence[Plan], inputs: Sequence[Port], outputs
         "#ifdef __cplusplus",
         'extern "C" {',
         "#endif",
+        "",
+        "/* Inputs and outputs are codes: real value = scale * (code - zero point). */",
         "",
         "/* Bytes of the arena that the network's file holds. */",
         "#if !defined(QWTV2_APART) && !defined(QWTV2_CMSIS_NN)",
@@ -284,7 +283,7 @@ def _header(graph: Graph, plans: Sequence[Plan], inputs: Sequence[Port], outputs
             lines.append(f"{_declaration(graph, port)};")
     lines += [
         "",
-        "/* From inputs to outputs. Inputs are overwritten; outputs stay until the next run. */",
+        "/* From inputs to outputs, which share memory: a run overwrites inputs, and outputs stay until an input is written again. */",
         f"void {name}_run(void);",
         "",
         "#ifdef __cplusplus",

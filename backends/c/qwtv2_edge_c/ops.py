@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from qwtv2_edge import fixedpoint as fp
+from qwtv2_edge.c_text import identifier
 from qwtv2_edge.errors import GraphError
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.types import DTYPES, TensorType
@@ -33,7 +34,7 @@ from qwtv2_edge.ops.spec import ACTIVATIONS
 from qwtv2_edge.ops.weighted import effective_scale, weights_of
 from qwtv2_edge.planner import is_view
 from qwtv2_edge_c.numerics import NUMERICS
-from qwtv2_edge_c.source import OnlyCmsis, array, identifier, kernel_words, only_cmsis, struct
+from qwtv2_edge_c.source import OnlyCmsis, array, kernel_words, only_cmsis, struct
 
 F = np.float32
 I = np.int64  # noqa: E741

@@ -1,4 +1,4 @@
-"""Pieces of C text: identifiers and comments that no name can break, arrays, initialisers, kernels with what they include."""
+"""Pieces of C text: arrays, initialisers, kernels with what they include."""
 
 from __future__ import annotations
 
@@ -19,27 +19,6 @@ INCLUDE = re.compile(r'#include "(\w+)\.h"\n')
 #: headers of C itself go to the top of the file
 SYSTEM_INCLUDE = re.compile(r"#include (<(?:stdint|string)\.h>)\n")
 WORD = re.compile(r"[A-Za-z_]\w*")
-
-RESERVED = frozenset(
-    {
-        *("asm", "auto", "bool", "break", "case", "char", "const", "continue", "default", "do", "double", "else", "enum", "extern"),
-        *("false", "float", "for", "goto", "if", "inline", "int", "long", "main", "register", "restrict", "return", "short", "signed"),
-        *("sizeof", "static", "struct", "switch", "true", "typedef", "union", "unsigned", "void", "volatile", "while"),
-    }
-)
-
-
-def identifier(name: str, fallback: str = "node") -> str:
-    """``name`` with everything that C identifiers can't hold turned into underscores, at most 48 characters."""
-    text = re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_")[:48].rstrip("_") or fallback
-    return f"{fallback}_{text}" if text[0].isdigit() or text in RESERVED else text
-
-
-def comment(text: str) -> str:
-    """``text`` in printable ASCII on one line, without the character pairs that mean something inside a comment."""
-    text = " ".join(text.split()).encode("ascii", "backslashreplace").decode()
-    text = "".join(c if c.isprintable() else "." for c in text)
-    return text.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?").replace("\\", "/")
 
 
 def kernel_text(name: str) -> str:

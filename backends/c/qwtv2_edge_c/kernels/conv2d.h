@@ -14,19 +14,21 @@ static inline void conv2d_codes(const int8_t *x, int8_t *codes, int32_t oy, int3
     const int whole = w->dilation[1] == 1 && channels == w->channels && left >= 0 && left + w->kernel[1] <= w->input[1];
     for (int32_t ky = 0; ky < w->kernel[0]; ky++, codes += row) {
         const int32_t iy = tap(w, 0, oy, ky);
-        const int8_t *line = x + iy * w->input[1] * w->channels + first;
         if (!inside(w, 0, iy)) {
             memset(codes, p->input_zero_point, (size_t)row);
-        } else if (whole) {
+            continue;
+        }
+        const int8_t *line = x + iy * w->input[1] * w->channels + first;
+        if (whole) {
             memcpy(codes, line + left * channels, (size_t)row);
-        } else {
-            for (int32_t kx = 0; kx < w->kernel[1]; kx++) {
-                const int32_t ix = tap(w, 1, ox, kx);
-                if (inside(w, 1, ix)) {
-                    memcpy(codes + kx * channels, line + ix * w->channels, (size_t)channels);
-                } else {
-                    memset(codes + kx * channels, p->input_zero_point, (size_t)channels);
-                }
+            continue;
+        }
+        for (int32_t kx = 0; kx < w->kernel[1]; kx++) {
+            const int32_t ix = tap(w, 1, ox, kx);
+            if (inside(w, 1, ix)) {
+                memcpy(codes + kx * channels, line + ix * w->channels, (size_t)channels);
+            } else {
+                memset(codes + kx * channels, p->input_zero_point, (size_t)channels);
             }
         }
     }

@@ -53,7 +53,8 @@ static inline void dots(const int16_t *x, int32_t columns, const int8_t *w, int3
     sums[3] = s3;
 }
 
-#elif defined(__ARM_FEATURE_DSP)
+/* Words are loaded as little-endian cores do. */
+#elif defined(__ARM_FEATURE_SIMD32) && !defined(__ARM_BIG_ENDIAN)
 #include <arm_acle.h>
 
 enum { COLUMNS = 2, ROWS = 2 };

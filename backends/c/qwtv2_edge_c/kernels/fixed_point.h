@@ -2,8 +2,7 @@
 
 #include <stdint.h>
 
-/* Fixed-point steps that the kernels share. Shifting a negative number right keeps its sign: C leaves that to the compiler,
-   and GCC, Clang, Arm Compiler and IAR all do it. */
+/* Fixed-point steps that the kernels share. */
 
 /* What a result becomes: zero_point is added, low and high are its bounds before that. */
 struct codes {
