@@ -10,7 +10,8 @@ executorch=$cache/executorch-0.9.0.jar
 # holds dx, which makes Android's classes.dex
 dx=$cache/dx-9.1.1.jar
 # declarations of Android 37 and of an AndroidX, made from their class files
-declarations="$cache/android-9.1.1.d.ts $cache/androidx-9.1.1.d.ts"
+android=$cache/android-9.1.1.d.ts
+androidx=$cache/androidx-9.1.1.d.ts
 
 for tool in aapt aapt2; do need $tool aapt; done
 for tool in zipalign apksigner zip; do need $tool $tool; done
@@ -41,9 +42,9 @@ from_npm react-native-executorch@0.9.0 package/android/libs/classes.jar "$execut
     f96984e563f63e796eff73bd70df1b53602e07f63d6e47f084e863b78274b3c2
 from_npm @nativescript/android@9.1.1 package/framework/build-tools/android-metadata-generator.jar "$dx" \
     65b0efce431b4c554d1aed6e18a6d7d20d02cbe945a3302cdf635e3031f35152
-from_npm @nativescript/types-android@9.1.1 package/lib/android/android-platform-37.d.ts "$cache/android-9.1.1.d.ts" \
+from_npm @nativescript/types-android@9.1.1 package/lib/android/android-platform-37.d.ts "$android" \
     8c582d8b5f4b5fe158d47bbb198cb69f85b70d435fb17e41e77b0015405a4416
-from_npm @nativescript/types-android@9.1.1 package/lib/android/androidx-32.d.ts "$cache/androidx-9.1.1.d.ts" \
+from_npm @nativescript/types-android@9.1.1 package/lib/android/androidx-32.d.ts "$androidx" \
     1c49b4e53deb7977fba8be75da569bc6f7d1a85c59554319e168302f50dbb0af
 
 # value KEY: of a line `KEY = value` or `def KEY = value` of build.gradle
@@ -60,10 +61,9 @@ echo "resources: aapt2, against Android 10 and stand-ins for Material"
 sed "s|<manifest |<manifest package=\"$(value namespace)\" |; /tools:node=\"remove\"/d" "$app/src/main/AndroidManifest.xml" >AndroidManifest.xml
 aapt2 compile -o app.zip --dir "$app/src/main/res"
 aapt2 compile -o material.zip --dir "$offline/res"
-assets=
-if [ -d "$app/src/main/assets" ]; then assets="-A $app/src/main/assets"; fi
-# shellcheck disable=SC2086
-aapt2 link -o linked.apk -I "$framework" --manifest AndroidManifest.xml --java generated $assets \
+set --
+if [ -d "$app/src/main/assets" ]; then set -- -A "$app/src/main/assets"; fi
+aapt2 link -o linked.apk -I "$framework" --manifest AndroidManifest.xml --java generated "$@" \
     --min-sdk-version "$(value minSdk)" --target-sdk-version "$(value targetSdk)" \
     --version-code "$(value versionCode)" --version-name "$(value versionName)" app.zip material.zip
 
@@ -77,11 +77,14 @@ public final class BuildConfig {
     public static final String EXECUTORCH_VERSION = "$(value executorchVersion)";
 }
 END
-find "$offline/stubs" -name '*.java' >stubs.list
+# sources FOLDER...: the list that javac takes
+sources() {
+    find "$@" -name '*.java' | sed 's/.*/"&"/'
+}
+sources "$offline/stubs" >stubs.list
 javac --release 7 -encoding UTF-8 -Xlint:-options -d stubs @stubs.list
-# shellcheck disable=SC2086
-python3 "$offline/check_stubs.py" "$(value minSdk)" stubs $declarations
-find "$app/src/main/java" generated -name '*.java' >app.list
+python3 "$offline/check_stubs.py" "$(value minSdk)" stubs "$android" "$androidx"
+sources "$app/src/main/java" generated >app.list
 # shellcheck disable=SC2086
 javac $java_flags -Xlint:-classfile -cp "stubs:$executorch:$json" -d classes @app.list
 mkdir checks
