@@ -344,6 +344,11 @@ def _left_shift(sign: int) -> Pair:
     return rule
 
 
+def _left_shift_negated(x, y, first, second, out):
+    """A sum with ``-y``, whose ties round as those of ``-y`` do; ``_left_shift(-1)`` takes the rounded ``y`` away."""
+    return fp.left_shift_add(x, -y, fp.left_shift_add_params(first.scale, second.scale, out.scale), 1), "TFLITE"
+
+
 def _q20(sign: int, fallback: Pair | None) -> Pair:
     def rule(x, y, first, second, out):
         params = fp.q20_add_params(first.scale, second.scale, out.scale)
@@ -373,10 +378,15 @@ def product_scale64(first: TensorType, second: TensorType, out: TensorType) -> n
     return np.float64(F(first.scale)) * np.float64(F(second.scale)) / np.float64(F(out.scale))
 
 
+def product_in_window(first: TensorType, second: TensorType, out: TensorType) -> bool:
+    """Whether XNNPACK takes a product. Source: XNNPACK src/operators/binary-elementwise-nd.c"""
+    return 2.0**-16 <= float(product_scale32(first, second, out)) < 2.0**8
+
+
 def _mul_windowed(inside, fallback: Pair | None) -> Pair:
     def rule(x, y, first, second, out):
         scale = product_scale32(first, second, out)
-        if 2.0**-16 <= float(scale) < 2.0**8:
+        if product_in_window(first, second, out):
             return inside(x * y, scale), "XNN"
         if fallback is None:
             raise GraphError(f"product scale ratio {float(scale)} is outside [2**-16, 2**8)", fix="widen the output range")
@@ -395,6 +405,7 @@ PAIR_RULES: dict[str, dict[str, Pair]] = {
     "add": {"LSHIFT20": _left_shift(1), "Q20": _q20(1, None), "Q20_OR_LSHIFT20": _q20(1, _left_shift(1))},
     "sub": {
         "LSHIFT20": _left_shift(-1),
+        "LSHIFT20_NEGATED": _left_shift_negated,
         "Q20": _q20(-1, None),
         "Q20_OR_LSHIFT20": _q20(-1, _left_shift(-1)),
     },

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from cases.build import feeds
@@ -17,13 +19,17 @@ def difference(graph: Graph, table: Numerics, session: Session, rng: np.random.G
     within its bounds), else what differs."""
     x = feeds(graph, rng, samples)
     session.load(emit(graph, table.target).data)
-    actual, expected = session.run(x), run(graph, x, table)
+    bound = max(table.bounds.get(rule_key(graph, n), 0) for n in graph.nodes)
+    return differing(graph, run(graph, x, table), session.run(x), bound)
+
+
+def differing(graph: Graph, expected: Sequence[np.ndarray], actual: Sequence[np.ndarray], bound: int = 0) -> str:
+    """ "" when all outputs of ``graph`` are equal in every byte, or differ by ``bound`` at most; else what differs first."""
     for name, e, a in zip(graph.outputs, expected, actual, strict=True):
         if e.shape != a.shape or e.dtype != a.dtype:
             return f"{graph.name}: '{name}' is {a.dtype}{a.shape}, expected {e.dtype}{e.shape}"
         if e.tobytes() != a.tobytes():
             lsb = np.abs(e.astype(np.float64) - a).max()
-            bound = max(table.bounds.get(rule_key(graph, n), 0) for n in graph.nodes)
             if not 0 < lsb <= bound:
                 at = np.unravel_index(int(np.argmax(e != a)), e.shape)
                 many = f"{(e != a).sum()} of {e.size} differ, by {lsb} at most"

@@ -15,7 +15,9 @@ from qwtv2_edge.ops.activation import AlphaAttrs, ClampAttrs
 from qwtv2_edge.ops.conv import Conv2DAttrs, TransposeConvAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
 from qwtv2_edge.ops.layout import PadAttrs, ReshapeAttrs
-from qwtv2_edge.ops.pool import SoftmaxAttrs
+from qwtv2_edge.ops.linear import FullyConnectedAttrs
+from qwtv2_edge.ops.matmul import BatchMatmulAttrs
+from qwtv2_edge.ops.pool import ReduceAttrs, SoftmaxAttrs
 
 
 def _graph(name: str, x: TensorType, make: Callable[[GraphBuilder, str], str]) -> Graph:
@@ -135,6 +137,47 @@ def padded_in_float() -> Graph:
     return graph.with_metadata(**{FLOAT_OPS: "allow"})
 
 
+def square() -> Graph:
+    """A product of one tensor with itself: a look-up table in its place rounds ties in another way than ARM's kernels."""
+    out = _int8((1, 4, 64), 0.125, -128)
+    return _graph(
+        "square",
+        _int8((1, 4, 64), 0.0625, 5),
+        lambda b, x: b.add("mul", (x, x), BinaryAttrs(), name="square", out_types=(out,))[0],
+    )
+
+
+def many_axes(op: str, rank: int) -> Graph:
+    """Above 4 axes kernels hand over to others, which round in another way or abort."""
+    b = GraphBuilder(f"{op.replace(':', '-')}-of-{rank}-axes")
+    wide = op.endswith(":int16")
+    shape = (1, 3, *[2] * (rank - 2))
+    x = _int16(shape, 2.0**-12) if wide else _int8(shape, 0.03125, 3)
+    inputs, attrs = [b.input("x", x)], ATTRS[op]
+    if op == "fully_connected":
+        rng = np.random.default_rng(0)
+        w = TensorType((4, 2), "int8", Quantization.per_channel(np.full(4, 0.01), 0))
+        bias = TensorType((4,), "int32", Quantization.per_channel(np.float32(x.scale) * np.full(4, 0.01, np.float32), 0))
+        inputs.append(b.constant("w", rng.integers(-127, 128, w.shape, dtype=np.int8), w))
+        inputs.append(b.constant("b", rng.integers(-100, 100, 4).astype(np.int32), bias))
+    elif op in ("add:int16", "mul", "batch_matmul"):
+        inputs.append(b.input("y", x if wide else _int8(shape, 0.05, 0)))
+    elif op == "square":
+        inputs.append(inputs[0])
+    op = {"square": "mul"}.get(op, op.removesuffix(":int16"))
+    out = OPS[op].infer(tuple(b.tensors[t] for t in inputs), attrs)[0].shape
+    b.outputs = list(b.add(op, inputs, attrs, name=op, out_types=(_int16(out, 2.0**-11) if wide else _int8(out, 0.0625, -9),)))
+    return b.freeze()
+
+
+ATTRS = {
+    **dict.fromkeys(("add:int16", "mul", "square"), BinaryAttrs()),
+    "batch_matmul": BatchMatmulAttrs(True),
+    "elu": AlphaAttrs(1.0),
+    "fully_connected": FullyConnectedAttrs(),
+    "mean": ReduceAttrs((1,)),
+}
+
 REGRESSIONS: tuple[Graph, ...] = (
     flat_softmax(),
     steep_softmax(),
@@ -145,4 +188,6 @@ REGRESSIONS: tuple[Graph, ...] = (
     short_transposed_kernel(),
     grouped_on_16_bits(),
     padded_in_float(),
+    square(),
+    *(many_axes(op, rank) for op in ATTRS for rank in (5, 6, 7)),
 )

@@ -1,6 +1,6 @@
-"""Differential fuzzing: random integer graphs, every target, every exact numerics that runs here, every byte.
+"""Differential fuzzing: random integer graphs, every target, every exact numerics that runs here or on an emulated core, every byte.
 
-``QWTV2_FUZZ_GRAPHS`` and ``QWTV2_FUZZ_SEED`` choose how many graphs the slow search draws, and which.
+``QWTV2_FUZZ_GRAPHS`` and ``QWTV2_FUZZ_SEED`` choose how many graphs the slow searches draw, and which.
 """
 
 from __future__ import annotations
@@ -14,51 +14,60 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cases.build import feeds
+from cases.compare import differing
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from property.graphs import integer_graphs
 from property.regressions import REGRESSIONS
 
-from qwtv2_edge.backends import TARGETS, backend_for, emit, numerics_of
-from qwtv2_edge.errors import QuantizeError, RunError
+from qwtv2_edge.backends import TARGETS, backend_for, emit, numerics_of, tables_on
+from qwtv2_edge.errors import MissingToolError, QuantizeError, RunError, UsageError
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.ir.text import to_text
 from qwtv2_edge.numerics import Numerics, rule_key
-from qwtv2_edge.runners.host import Session, available
+from qwtv2_edge.runners.arm import CORES, open_qemu
+from qwtv2_edge.runners.base import Place
+from qwtv2_edge.runners.host import HOST, Session
 from qwtv2_edge.simulator import simulate
 
 pytestmark = pytest.mark.runtime
 
 SAMPLES = 24
 
-#: TensorFlow runs the kernels of LiteRT in another wheel, and starts slowly; tests/runtime covers it
-LEFT_OUT = ("tensorflow-reference", "tensorflow-xnnpack")
-
-
 #: target that refuses many operators -> the share of graphs that it must take
 FEW = {"executorch-cortex-m": 0.1}
 
 
-def exact_numerics(target: str) -> list[Numerics]:
-    return [
-        n
-        for n in numerics_of(target)
-        if n.promise == "exact" and n.runner and "@" not in n.name and n.name not in LEFT_OUT and available(n.runner)[0]
-    ]
-
-
 class Runtimes:
-    """One long-lived process per runtime, and what was compared."""
+    """One long-lived process per runtime of ``place``, and what was compared."""
 
-    def __init__(self) -> None:
-        self.sessions: dict[str, Session] = {}
+    def __init__(self, place: Place = HOST) -> None:
+        self.place = place
+        self.sessions: dict[str, Session | None] = {}
         self.compared: Counter[tuple[str, str]] = Counter()
         self.graphs = 0
 
-    def run(self, runner: str, data: bytes, inputs: list[np.ndarray]) -> list[np.ndarray]:
+    def session(self, runner: str) -> Session | None:
+        """The process of ``runner``, None where there is none."""
         if runner not in self.sessions:
-            self.sessions[runner] = Session(runner, timeout_s=120)
-        self.sessions[runner].load(data)
-        return self.sessions[runner].run(inputs)
+            try:
+                self.sessions[runner] = session = Session(runner, timeout_s=120, place=self.place)
+                session.find_versions()
+            except (MissingToolError, UsageError):  # not installed here, not made for such processors
+                self.sessions[runner] = None
+        return self.sessions[runner]
+
+    def exact_numerics(self, target: str) -> list[Numerics]:
+        return [n for n in tables_on(target, self.place.family) if n.promise == "exact" and self.session(n.runner)]
+
+    def run(self, runner: str, data: bytes, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        session = self.session(runner)
+        session.load(data)
+        return session.run(inputs)
+
+    def close(self) -> None:
+        for session in self.sessions.values():
+            if session:
+                session.close()
 
     def compare(self, graph: Graph) -> None:
         """Every target that takes ``graph``, every numerics; fails at the first byte that differs."""
@@ -68,7 +77,7 @@ class Runtimes:
             if backend_for(target).check(graph, target):
                 continue
             artifact = emit(graph, target)
-            for numerics in exact_numerics(target):
+            for numerics in self.exact_numerics(target):
                 if numerics.refusals(graph) or any(rule_key(graph, n) in numerics.bounds for n in graph.nodes):
                     continue
                 try:
@@ -79,22 +88,15 @@ class Runtimes:
                     got = self.run(numerics.runner, artifact.data, inputs)
                 except RunError as error:
                     pytest.fail(f"{numerics.name}: {error}\n{to_text(graph)}")
-                assert [a.size for a in got] == [a.size for a in expected]
-                for name, a, b in zip(graph.outputs, expected, got, strict=True):
-                    b = b.reshape(a.shape)
-                    assert a.dtype == b.dtype
-                    if not np.array_equal(a, b):
-                        at = tuple(int(i) for i in np.argwhere(a != b)[0])
-                        pytest.fail(
-                            f"{numerics.name}: {int((a != b).sum())} of {a.size} values of '{name}' differ, "
-                            f"first at {at}: simulator {a[at]}, runtime {b[at]}\n{to_text(graph)}"
-                        )
+                found = differing(graph, expected, got)
+                if found:
+                    pytest.fail(f"{numerics.name} on {self.place.name}: {found}\n{to_text(graph)}")
                 self.compared[target, numerics.name] += 1
 
     def require_share(self, share: float) -> None:
         """Each numerics must really have run on that share of the graphs, less where a target has few operators."""
         for target in TARGETS:
-            for numerics in exact_numerics(target):
+            for numerics in self.exact_numerics(target):
                 count = self.compared[target, numerics.name]
                 assert count >= FEW.get(target, share) * self.graphs, f"{numerics.name} ran {count} of {self.graphs} {target} graphs only"
 
@@ -105,8 +107,7 @@ def processes() -> Iterator[Runtimes]:
     try:
         yield r
     finally:
-        for session in r.sessions.values():
-            session.close()
+        r.close()
 
 
 @pytest.fixture
@@ -198,11 +199,33 @@ def test_the_search_would_see_a_wrong_rule():
 
 @pytest.mark.slow
 def test_many_random_graphs(runtimes):
+    search(runtimes, int(os.environ.get("QWTV2_FUZZ_GRAPHS", "2000")))
+
+
+@pytest.mark.slow
+@pytest.mark.qemu
+@pytest.mark.parametrize("core", CORES)
+def test_many_random_graphs_on_arm(core, require):
+    """The aarch64 runtimes that are prepared, on an emulated core: about a second per graph."""
+    try:
+        runtimes = Runtimes(open_qemu(core))
+    except MissingToolError as error:
+        require("arm", False, f"{error.message}; {error.fix}")
+    try:
+        for graph in REGRESSIONS:
+            runtimes.compare(graph)
+        search(runtimes, int(os.environ.get("QWTV2_FUZZ_GRAPHS", "300")))
+    finally:
+        runtimes.close()
+
+
+def search(runtimes: Runtimes, count: int) -> None:
     @seed(int(os.environ.get("QWTV2_FUZZ_SEED", "20261121")))
-    @settings(max_examples=int(os.environ.get("QWTV2_FUZZ_GRAPHS", "2000")), **FREE)
+    @settings(max_examples=count, **FREE)
     @given(integer_graphs())
     def compare(graph):
         runtimes.compare(graph)
 
     compare()
+    assert runtimes.compared
     runtimes.require_share(0.6)

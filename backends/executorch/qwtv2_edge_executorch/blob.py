@@ -149,13 +149,13 @@ class Blob:
         for end in ends:
             source = fields[end]
             if self.rows.get(source, (source, 0))[1] >= LONGEST_ROW:
-                fields[end] = self._copy_by_transpose(source)
+                fields[end] = self.copy_by_transpose(source)
         starts = {self.rows.get(fields[end], (fields[end], 0)) for end in ends}
         first = {start for start, _ in starts}
         if len(first) == 1 and self._tensor(next(iter(first)))["datatype"] == QINT8:
             self.rows[fields["output_id"]] = (first.pop(), max(count for _, count in starts) + 1)
 
-    def _copy_by_transpose(self, source: int) -> int:
+    def copy_by_transpose(self, source: int) -> int:
         """A transpose that moves nothing: XNNPACK keeps it, and looks no further."""
         union = self.values[source]["xvalue_union"][1]
         rank = self._tensor(source)["num_dims"]

@@ -59,14 +59,14 @@ def build(graph: Graph, numerics: Numerics, *, delegate: bool, separate: bool = 
     values = {t: b.tensor(graph.tensors[t].shape, DTYPES[graph.tensors[t].dtype]) for t in graph.inputs}
     result.inputs = [values[t] for t in graph.inputs]
     kernels = Portable(graph, numerics, b, values)
-    sound = [n for n in graph.nodes if not _reject(result, graph, n)]
+    refused = {n.name: (xnnpack.refusal(graph, n, numerics) if delegate else "portable") for n in graph.nodes}
+    sound = [n for n in graph.nodes if not _reject(result, graph, n, numerics, refused[n.name])]
     if result.problems:
         # the nodes that pass are still tried one by one, each on inputs of its own
         for node in sound:
             _try_alone(result, graph, node, numerics, delegate)
         return result
 
-    refused = {n.name: (xnnpack.refusal(graph, n, numerics) if delegate else "portable") for n in graph.nodes}
     if delegate:
         result.outside = [(n, refused[n.name]) for n in graph.nodes if refused[n.name]]
     for stage, delegated in stages(graph, {name for name, why in refused.items() if not why}):
@@ -146,11 +146,14 @@ def _try_alone(result: Build, graph: Graph, node: Node, numerics: Numerics, dele
     guard(result, node, partial(portable.emit, Portable(graph, numerics, b, values), node))
 
 
-def _reject(result: Build, graph: Graph, node: Node) -> bool:
-    """Reasons that hold before any emission."""
+def _reject(result: Build, graph: Graph, node: Node, numerics: Numerics, refused: str) -> bool:
+    """Reasons that hold before any emission. ``refused``: why the delegate can't run the node, "" where it does."""
     found = []
     if node.op not in portable.EMITTERS:
         found.append(("op-unsupported", f"{node.op} has no integer form", "quantize the graph with qwtv2_edge.quantize"))
+    elif refused and not portable.has_form(graph, node, numerics):
+        message = f"XNNPACK can't run it ({refused}), and portable kernels round {node.op} in another way"
+        found.append(("not-expressible", message, "change that, or emit executorch-portable"))
     activations = [t for t in (*node.inputs, *node.outputs) if t not in graph.constants]
     for tensor in activations:
         type = graph.tensors[tensor]

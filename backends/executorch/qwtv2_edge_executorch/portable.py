@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 
 from qwtv2_edge import fixedpoint as fp
-from qwtv2_edge.ir.graph import Node
-from qwtv2_edge.numerics import wide_key
+from qwtv2_edge.ir.graph import Graph, Node
+from qwtv2_edge.numerics import Numerics, rule_key, wide_key
 from qwtv2_edge.ops import integers, weighted
 from qwtv2_edge.ops.kernels import nearest_index, valid_taps
 from qwtv2_edge.ops.spec import ACTIVATIONS
 from qwtv2_edge_executorch.kernels import Portable, Shape, meaning, reduced
+from qwtv2_edge_executorch.numerics import PORTABLE_RULES
 from qwtv2_edge_executorch.portable_sequence import FORMS as SEQUENCE_FORMS
 from qwtv2_edge_executorch.portable_sequence import by_width
 
@@ -322,6 +323,22 @@ def _quantize(p: Portable, node: Node) -> int:
 
 def _dequantize(p: Portable, node: Node) -> int:
     return p.reals(node.inputs[0])
+
+
+#: ops with a rounding of their own here, that of PORTABLE_RULES; the others move codes, sum as XNNPACK does, or look results up
+ROUNDED = ("conv2d", "depthwise_conv2d", "transpose_conv2d", "fully_connected", "batch_matmul", "mean", "avg_pool2d", "resize_bilinear")
+
+
+def has_form(graph: Graph, node: Node, numerics: Numerics) -> bool:
+    """Whether these kernels give the bytes that ``numerics`` promises for a node."""
+    if rule_key(graph, node) == wide_key(node.op) or numerics.rule(node.op) == PORTABLE_RULES.get(node.op, ""):
+        return True
+    if node.op == "mul":  # within XNNPACK's window its rounding depends on the processor, and a file holds one table
+        first, second = graph.in_types(node)
+        return not integers.product_in_window(first, second, graph.out_types(node)[0])
+    if node.op == "avg_pool2d":
+        return node.attrs.padding != ((0, 0), (0, 0))
+    return node.op not in ROUNDED
 
 
 def emit(p: Portable, node: Node) -> None:

@@ -157,15 +157,18 @@ def _fully_connected(blob: Blob, node: Node) -> None:
 
 def _binary(kind: str) -> Callable[[Blob, Node], None]:
     def write(blob: Blob, node: Node) -> None:
-        blob.node(
-            kind,
-            bounds=ACTIVATIONS[node.attrs.activation],
-            input1_id=blob.value(node.inputs[0]),
-            input2_id=blob.value(node.inputs[1]),
-            output_id=blob.value(node.outputs[0]),
-        )
+        first, second = (blob.value(t) for t in node.inputs)
+        if kind == "XNNMultiply" and _on_one_tensor(blob.graph, node):
+            # src/subgraph.c :: optimize_common_subgraphs_mul_to_sqr makes it a look-up table, which rounds differently
+            second = blob.copy_by_transpose(second)
+        bounds = ACTIVATIONS[node.attrs.activation]
+        blob.node(kind, bounds=bounds, input1_id=first, input2_id=second, output_id=blob.value(node.outputs[0]))
 
     return write
+
+
+def _on_one_tensor(graph: Graph, node: Node) -> bool:
+    return origin(graph, node.inputs[0]) == origin(graph, node.inputs[1])
 
 
 def _quantize(blob: Blob, node: Node) -> None:
@@ -502,11 +505,6 @@ def _refuses_pair(types: Sequence[TensorType], y: TensorType) -> str:
     return ""
 
 
-def _refuses_product(types: Sequence[TensorType], y: TensorType) -> str:
-    ratio = float(np.float32(types[0].scale) * np.float32(types[1].scale) / np.float32(y.scale))
-    return "" if 2.0**-16 <= ratio < 2.0**8 else f"product scale {ratio} leaves [2**-16, 2**8)"
-
-
 def _q8_window(ratio: float, slope: float = 1.0) -> bool:
     negative = float(np.float32(ratio) * np.float32(slope))
     return 2.0**-8 <= ratio <= 2.0**7 and abs(negative) >= 2.0**-8 and -127.99609375 <= negative <= 2.0**7
@@ -549,13 +547,13 @@ def refusal(graph: Graph, node: Node, numerics: Numerics) -> str:
     if _form(graph, node) in FLOAT_FORMS:
         return ""
     match node.op:
-        case "sub" | "mul" if origin(graph, node.inputs[0]) == origin(graph, node.inputs[1]):
-            # src/subgraph.c :: optimize_common_subgraphs_mul_to_sqr, _binary_to_const: a square by look-up table, a constant
-            return "XNNPACK rewrites an op on one tensor twice into another that rounds differently"
+        case "sub" if _on_one_tensor(graph, node):
+            # src/subgraph.c :: optimize_common_subgraphs_binary_to_const
+            return "XNNPACK takes a tensor less itself for a constant, which rounds differently"
         case "add" | "sub":
             return _refuses_pair(types, y)
-        case "mul":
-            return _refuses_product(types, y)
+        case "mul" if not integers.product_in_window(types[0], types[1], y):
+            return f"product scale {float(integers.product_scale32(types[0], types[1], y))} leaves [2**-16, 2**8)"
         case "batch_matmul" if not float(integers.product_scale32(types[0], types[1], y)) < 2.0**8:
             return f"product scale {float(integers.product_scale32(types[0], types[1], y))} is not below 2**8"
         case "mask_fill" if 1 in (x.size, types[1].size):

@@ -315,6 +315,11 @@ def _fully_connected(e: Emission, node: Node) -> None:
 # ---------------------------------------------------------------- element by element
 
 
+def _is_square(graph: Graph, node: Node) -> bool:
+    """Whether both operands of a product are one tensor of 8-bit codes."""
+    return graph.in_types(node)[0].dtype == "int8" and origin(graph, node.inputs[0]) == origin(graph, node.inputs[1])
+
+
 def _binary(code: str, options: str) -> Callable[[Emission, Node], None]:
     def emit(e: Emission, node: Node) -> None:
         x, y = e.graph.in_types(node)
@@ -325,7 +330,7 @@ def _binary(code: str, options: str) -> Callable[[Emission, Node], None]:
         if code == "SUB" and x.shape != y.shape and len(out.shape) > 4:
             version = 3
         inputs = [e.use(t) for t in node.inputs]
-        if x.dtype == "int8" and code == "MUL" and origin(e.graph, node.inputs[0]) == origin(e.graph, node.inputs[1]):
+        if code == "MUL" and _is_square(e.graph, node):
             # XNNPACK turns a product of one tensor with itself into a square look-up table that rounds differently
             # (X src/subgraph.c); MINIMUM is not delegated, so it no longer sees that both are one
             inputs[1] = e.temporary(f"{node.name}/twin", y.shape, y)
@@ -591,7 +596,7 @@ def _add_limits(graph: Graph, node: Node) -> Iterator[Limit]:
 
 
 def _mul_limits(graph: Graph, node: Node) -> Iterator[Limit]:
-    yield from broadcast_limits(graph, node)
+    yield from (max_rank(5) if _is_square(graph, node) else broadcast_limits)(graph, node)
     yield from _activation_limits(graph, node)
     (x, y), out = graph.in_types(node), graph.out_types(node)[0]
     ratio = np.float32(x.scale) * np.float32(y.scale) / np.float32(out.scale)
@@ -619,6 +624,7 @@ def _hard_swish_limits(graph: Graph, node: Node) -> Iterator[Limit]:
 
 
 def _elu_limits(graph: Graph, node: Node) -> Iterator[Limit]:
+    yield from max_rank(6)(graph, node)  # XNNPACK's limit; TFLite's own kernel rounds in another way
     if node.attrs.alpha != 1:
         yield "alpha", f"alpha {node.attrs.alpha:g}, TFLite's ELU has 1", "use alpha 1, or leaky_relu"
 

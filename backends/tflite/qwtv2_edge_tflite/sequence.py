@@ -363,8 +363,8 @@ FORMS: Mapping[str, Rule] = {
     "layer_norm:int16": Rule(_layer_norm, _layer_norm_limits),
     "channel_add:int16": Rule(_channel_add, max_rank(4)),
     "channel_scale:int16": Rule(_channel_scale, max_rank(4)),
-    "add:int16": Rule(_sum(1), broadcast_limits),
-    "sub:int16": Rule(_sum(-1), broadcast_limits),
+    "add:int16": Rule(_sum(1), max_rank(4)),
+    "sub:int16": Rule(_sum(-1), max_rank(4)),
     "requantize:int16": Rule(_requantize, max_rank(6)),
     "embedding:int16": Rule(_embedding_wide, max_rank(4)),
 }
