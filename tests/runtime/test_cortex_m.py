@@ -19,7 +19,7 @@ from qwtv2_edge.errors import RunError, UnsupportedOpError, UsageError
 from qwtv2_edge.ir import Graph, GraphBuilder, Quantization, TensorType
 from qwtv2_edge.ops.conv import Conv2DAttrs, DepthwiseAttrs, TransposeConvAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
-from qwtv2_edge.ops.layout import ConcatAttrs, SliceAttrs
+from qwtv2_edge.ops.layout import ConcatAttrs, ResizeAttrs, SliceAttrs
 from qwtv2_edge.ops.linear import FullyConnectedAttrs
 from qwtv2_edge.ops.pool import PoolAttrs, ReduceAttrs, SoftmaxAttrs
 from qwtv2_edge.ops.spec import NoAttrs
@@ -133,6 +133,25 @@ def test_parts_of_tensors(axis, session, rng):
     assert difference(b.freeze(), session, rng) == ""
 
 
+@pytest.mark.parametrize("axes", [(0, 2), (1, 3), (0, 1, 3), (3,), (0, 1, 2, 3)])
+@pytest.mark.parametrize("op", ["mean", "sum", "reduce_max"])
+def test_reductions(op, axes, session, rng):
+    """Axes that don't lie side by side come together first."""
+    x = draw_act(rng, (2, 3, 4, 5), RANDOM)
+    out = x.quantization if op == "reduce_max" else Quantization.per_tensor(x.scale * (0.3 if op == "mean" else 9), 7)
+    assert difference(op_case(op, op, ReduceAttrs(axes), [x], out).graph, session, rng) == ""
+
+
+@pytest.mark.parametrize("op", ["add", "sub", "mul"])
+@pytest.mark.parametrize("small", [(2, 1, 1, 5), (1, 3, 1, 5), (4, 5), (3, 1, 1), (1, 1, 1, 1), (2, 3, 1, 1)])
+def test_broadcasts(op, small, session, rng):
+    x, y = draw_act(rng, (2, 3, 4, 5), RANDOM), draw_act(rng, small, RANDOM)
+    out = Quantization.per_tensor(x.scale * y.scale * 99 if op == "mul" else max(x.scale, y.scale), 7)
+    codes = rng.integers(-128, 128, small, np.int8)
+    for operands, constants in (([x, y], {}), ([y, x], {}), ([x, y], {1: codes}), ([y, x], {0: codes})):
+        assert difference(op_case(op, op, BinaryAttrs(), operands, out, constants=constants).graph, session, rng) == ""
+
+
 def test_several_samples_at_once(session, rng):
     """Convolutions, pools, means and products with a batch of 3."""
     grid, attrs = RANDOM, Conv2DAttrs(padding=((1, 1), (1, 1)))
@@ -150,17 +169,24 @@ def test_several_samples_at_once(session, rng):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "stride", "padding", "channels"),
+    ("kernel", "stride", "crop", "channels"),
     [
-        ((3, 3), (2, 2), (1, 1), 20),
-        ((4, 4), (2, 2), (1, 1), 32),
-        ((6, 6), (2, 2), (2, 2), 4),
-        ((5, 5), (3, 3), (3, 3), 4),
-        ((3, 3), (2, 2), (0, 1), 4),
+        ((3, 3), (2, 2), ((1, 1), (1, 1)), 20),  # CMSIS-NN's reversed kernel
+        ((4, 4), (2, 2), ((1, 1), (1, 1)), 32),
+        ((6, 6), (2, 2), ((2, 2), (2, 2)), 4),
+        ((5, 5), (3, 3), ((3, 3), (3, 3)), 4),
+        ((3, 3), (2, 2), ((0, 0), (1, 1)), 4),
+        ((4, 4), (2, 2), ((1, 1), (1, 1)), 4),  # rows that the direct kernel would write to wrong places are cut off afterwards
+        ((3, 3), (2, 2), ((1, 0), (1, 0)), 4),
+        ((5, 3), (3, 2), ((2, 2), (0, 0)), 4),
+        ((5, 5), (3, 3), ((4, 2), (4, 2)), 4),
+        ((3, 3), (2, 2), ((0, 2), (2, 3)), 4),  # more at the end, which padding doesn't take off
+        ((3, 3), (2, 2), ((3, 0), (3, 0)), 20),  # a stride more at the beginning
+        ((2, 2), (3, 3), ((1, -1), (0, -2)), 4),  # beyond the last window
     ],
 )
-def test_transposed_convolutions_that_the_kernel_computes_right(kernel, stride, padding, channels, session, rng):
-    attrs = TransposeConvAttrs(stride, tuple((p, p) for p in padding))
+def test_transposed_convolutions(kernel, stride, crop, channels, session, rng):
+    attrs = TransposeConvAttrs(stride, crop)
     case = weighted_case("transposed", "transpose_conv2d", attrs, (1, 5, 5, channels), (3, *kernel, channels), 0, 0, rng, RANDOM)
     assert difference(case.graph, session, rng) == ""
 
@@ -284,7 +310,7 @@ def test_every_reason_in_one_pass():
         w = b.constant(f"w{i}", np.ones((2, 1, 1, 2), np.int8), TensorType((2, 1, 1, 2), "int8", q))
         beta = b.constant(f"b{i}", np.zeros(2, np.int32))
         (x,) = b.add("conv2d", (x, w, beta), Conv2DAttrs(), name=f"conv{i}", out_types=(codes((1, 4, 4, 2)),))
-    (y,) = b.add("sub", (x, x), BinaryAttrs(), name="sub", out_types=(codes((1, 4, 4, 2)),))
+    (y,) = b.add("resize_bilinear", (x,), ResizeAttrs((4, 4)), name="resize", out_types=(codes((1, 4, 4, 2)),))
     attrs = PoolAttrs((3, 3), (2, 2), ((0, 1), (0, 1)))
     (y,) = b.add("avg_pool2d", (y,), attrs, name="pool", out_types=(codes((1, 2, 2, 2)),))
     wide = TensorType((1, 2, 2, 2), "int16", Quantization.per_tensor(0.001, 0))
@@ -294,21 +320,11 @@ def test_every_reason_in_one_pass():
     assert [(p.code, p.node) for p in error.value.problems] == [
         ("scale-out-of-range", "conv0"),
         ("scale-out-of-range", "conv2"),
-        ("op-unsupported", "sub"),
+        ("op-unsupported", "resize"),
         ("not-expressible", "pool"),
         ("dtype-unsupported", "widen"),
     ]
     assert all(p.fix for p in error.value.problems)
-
-
-@pytest.mark.parametrize("padding", [(1, 1), (1, 0)])
-def test_the_faulty_transposed_kernel_is_refused(padding, rng):
-    """CMSIS-NN's direct kernel puts rows in wrong places when the padding of rows is no multiple of the stride."""
-    attrs = TransposeConvAttrs((2, 2), tuple((p, p) for p in padding))
-    case = weighted_case("transposed", "transpose_conv2d", attrs, (1, 5, 5, 4), (3, 3, 3, 4), 0, 0, rng, RANDOM)
-    (problem,) = BACKEND.check(case.graph, TARGET)
-    assert "wrong places" in problem.message
-    assert "multiple of the stride" in problem.fix
 
 
 def test_what_a_table_refuses_emission_refuses():

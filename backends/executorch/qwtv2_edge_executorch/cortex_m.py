@@ -31,6 +31,7 @@ from qwtv2_edge.ir.types import DTYPES, TensorType
 from qwtv2_edge.numerics import Numerics
 from qwtv2_edge.ops import integers, weighted
 from qwtv2_edge.ops.conv import out_size
+from qwtv2_edge.ops.kernels import nearest_index
 from qwtv2_edge_executorch.emit import Build, guard
 from qwtv2_edge_executorch.kernels import Portable, Shape, meaning
 from qwtv2_edge_executorch.numerics import CORTEX_M_REFUSES
@@ -41,9 +42,8 @@ from qwtv2_edge_executorch.program import SCALAR_TYPES, ProgramBuilder
 ALIGNMENT = 16
 #: largest left shift of CMSIS-NN's requantizer
 MOST_SHIFT = 30
-#: from more input channels on, CMSIS-NN computes transposed convolutions of stride 1 and 2 as reversed ones.
-#: Source: CMSIS-NN dbf45dbf, arm_transpose_conv_wrapper_s8.c; the other kernel's fault with padding that is no multiple of the
-#: stride was measured with it compiled for x86-64
+#: with more input channels, CMSIS-NN computes transposed convolutions of stride 1 and 2 as convolutions with reversed kernels.
+#: Source: CMSIS-NN dbf45dbf, arm_transpose_conv_wrapper_s8.c
 REVERSE_CHANNELS = 16
 #: axes of a tensor that ``pad`` and ``transpose`` take
 MOST_AXES = 4
@@ -62,9 +62,7 @@ FLOAT_INPUT = (
 
 #: op that ``CORTEX_M_REFUSES`` names -> what to do
 FIXES: dict[str, str] = {
-    "sub": "negate the second operand's weights, add",
-    "prelu": "use leaky_relu",
-    **dict.fromkeys(("resize_nearest", "resize_bilinear"), "use a transposed convolution"),
+    "resize_bilinear": "use resize_nearest, or a transposed convolution",
     **dict.fromkeys(("layer_norm", "channel_scale", "channel_add", "l2_normalize"), "use batch norms, which fold into convolutions"),
     **dict.fromkeys(("embedding", "argmax", "mask_fill"), "leave it out of the network"),
 }
@@ -370,36 +368,69 @@ def _linear(p: CortexM, x: int, types: tuple[TensorType, TensorType], weights: _
     return b.alias(p.operator("quantized_linear", x, b.constant(weights.codes), bias, kernel_sum, *numbers, out=shape), out.shape)
 
 
+@dataclass(frozen=True)
+class _Scatter:
+    """One axis of a transposed convolution: what the operator is given, and where the wanted output begins in its result."""
+
+    kernel: int
+    padding: int
+    extra: int
+    begin: int
+
+
+def _scatter(size: int, kernel: int, stride: int, crop: Shape, kind: str) -> _Scatter:
+    """What CMSIS-NN computes right; the rest of ``crop`` is cut off its result.
+
+    Zeros after the kernel leave every sum as it is. They make it as long as the stride, which the size of the scratch memory
+    takes for granted, and reach outputs beyond the last window. kind:
+
+    * "reversed", either axis: padding up to kernel - 1.
+    * "columns" of the direct kernel: any padding, output padding up to it.
+    * "rows" of the direct kernel: it writes ``size * stride - padding`` rows or more, beginning with the first multiple of the
+      stride, whatever was asked for.
+
+    Source: CMSIS-NN dbf45dbf, arm_transpose_conv_s8.c, arm_transpose_conv_wrapper_s8.c, arm_transpose_conv_get_buffer_sizes_s8.c;
+    measured with it compiled for x86-64
+    """
+    before, after = crop
+    longer = max(kernel, stride, kernel - after)
+    after += longer - kernel
+    if kind == "rows":
+        padding = min(before, after, longer - stride, size * stride)
+        padding -= padding % stride
+    else:
+        padding = min(before, after + stride - 1, longer - 1 if kind == "reversed" else before)
+    return _Scatter(longer, padding, max(padding - after, 0), before - padding)
+
+
 def _transpose_conv(p: CortexM, node: Node) -> int:
     a, weights, b = node.attrs, _weights(p, node), p.program
     x_type, out = p.type(node.inputs[0]), p.type(node.outputs[0])
-    padding = tuple(before for before, _ in a.crop)
-    extra = tuple(before - after for before, after in a.crop)
-    if min(*padding, *extra) < 0 or any(e >= s for e, s in zip(extra, a.stride, strict=True)):
-        raise GraphError(
-            f"transpose_conv2d crops {a.crop}: Cortex-M takes as much off both sides of an axis, or less at the end by under a stride",
-            fix="use ConvTranspose2d's own padding and output_padding",
-        )
-    reversed_ = max(a.stride) <= 2 and x_type.shape[3] > REVERSE_CHANNELS
-    if padding[0] % a.stride[0] and not reversed_:
-        raise GraphError(
-            f"transpose_conv2d takes {padding[0]} rows off with stride {a.stride[0]}: CMSIS-NN writes such rows to wrong places",
-            fix=f"a padding that is a multiple of the stride, or a stride of 1 or 2 and more than {REVERSE_CHANNELS} input channels",
-        )
+    is_reversed = max(a.stride) <= 2 and x_type.shape[3] > REVERSE_CHANNELS
+    axes = [
+        _scatter(x_type.shape[1 + i], weights.codes.shape[1 + i], a.stride[i], a.crop[i], "reversed" if is_reversed else kind)
+        for i, kind in enumerate(("rows", "columns"))
+    ]
+    codes = np.pad(weights.codes, ((0, 0), *((0, s.kernel - k) for s, k in zip(axes, weights.codes.shape[1:3], strict=True)), (0, 0)))
+    padding, extra = [s.padding for s in axes], [s.extra for s in axes]
+    n, h, w, c = out.shape
+    sizes = ((d - 1) * stride + s.kernel - 2 * s.padding + s.extra for d, stride, s in zip(x_type.shape[1:3], a.stride, axes, strict=True))
+    whole = (n, *sizes, c)
     low, high = _bounds(p, a.activation, out)
-    x = p.value(node.inputs[0])
     common: dict[str, Any] = {
-        "input_nhwc": x_type.shape, "filter_nhwc": weights.codes.shape, "padding_hw": padding, "stride_hw": a.stride,
+        "input_nhwc": x_type.shape, "filter_nhwc": codes.shape, "padding_hw": padding, "stride_hw": a.stride,
         "dilation_hw": (1, 1), "padding_offsets_hw": extra, "input_offset": -x_type.zero_point, "output_offset": out.zero_point,
         "activation_min": low, "activation_max": high,
     }  # fmt: skip
-    return p.image_operator(
-        "quantized_transpose_conv2d", p.image(x), b.constant(weights.codes), b.constant(weights.bias),
+    result = p.image_operator(
+        "quantized_transpose_conv2d", p.image(p.value(node.inputs[0])), b.constant(codes), b.constant(weights.bias),
         b.integers(a.stride), b.integers(padding), b.integers(extra), b.integers([1, 1]),
-        *p.integers(-x_type.zero_point, out.zero_point), *weights.requantize.per_channel(b, out.shape[3]), *p.integers(low, high),
-        p.scratch("transpose_conv_buffer_size", output_nhwc=out.shape, **common),
-        p.scratch("transpose_conv_reverse_conv_buffer_size", **common), out=out.shape,
+        *p.integers(-x_type.zero_point, out.zero_point), *weights.requantize.per_channel(b, c), *p.integers(low, high),
+        p.scratch("transpose_conv_buffer_size", output_nhwc=whole, **common),
+        p.scratch("transpose_conv_reverse_conv_buffer_size", **common), out=whole,
     )  # fmt: skip
+    rows, columns = axes
+    return _part(p, _part(p, result, 1, rows.begin, rows.begin + h), 2, columns.begin, columns.begin + w)
 
 
 def _batch_matmul(p: CortexM, node: Node) -> int:
@@ -429,60 +460,106 @@ def _table(p: CortexM, node: Node) -> int:
     return p.look_up(p.value(node.inputs[0]), meaning(p, node, np.arange(-128, 128, dtype=np.int8)))
 
 
-def _operands(p: CortexM, node: Node) -> tuple[int, int, Shape]:
-    """(x, y, shape of the result): of one shape, or one a vector of channels, which is all the broadcasting there is."""
-    out, b = p.type(node.outputs[0]).shape, p.program
-    channels = out[-1]
-    found: list[tuple[int, bool]] = []  # value, and whether it is whole: of the result's size
-    for t in node.inputs:
-        shape, codes = p.type(t).shape, p.graph.constants.get(t)
-        if prod(shape) == prod(out):
-            found.append((p.value(t), True))
-        elif shape and prod(shape) == shape[-1] == channels:
-            found.append((p.value(t), False))
-        elif codes is not None and codes.size == 1:
-            found.append((b.constant(np.full(channels, codes.item(), np.int8)), False))
-        elif codes is not None:
-            found.append((b.constant(np.array(np.broadcast_to(codes, out))), True))
-        else:
-            first, second = (p.type(t).shape for t in node.inputs)
-            raise GraphError(
-                f"{node.op} of {first} and {second}: Cortex-M broadcasts a vector of channels only", fix="give both operands one shape"
-            )
-    if all(whole for _, whole in found):
-        x, y = (b.alias(v, out) for v, _ in found)
-        return x, y, out
-    rows = prod(out[:-1])
-    x, y = (b.alias(v, (rows if whole else 1, channels, 1, 1), CHANNELS_LAST) for v, whole in found)
-    return x, y, (rows, channels, 1, 1)
+def _codes(p: CortexM, tensor: str) -> int | np.ndarray:
+    """An operand: a constant's codes, or the value of anything else."""
+    return p.graph.constants[tensor] if tensor in p.graph.constants else p.value(tensor)
 
 
-def _result(p: CortexM, node: Node, name: str, args: Sequence[int], shape: Shape) -> int:
-    dim_order = CHANNELS_LAST if len(shape) == 4 and shape[2:] == (1, 1) else None
-    value = p.call(f"cortex_m::{name}.out", *args, shape=shape, dtype=np.int8, dim_order=dim_order)
-    return p.program.alias(value, p.type(node.outputs[0]).shape)
+def _channel_vector(codes: np.ndarray, out: Shape) -> np.ndarray:
+    """Constant codes that broadcast to ``out``: as a vector along its last axes where they are one, else in full."""
+    shape = (1,) * (len(out) - codes.ndim) + codes.shape
+    varying = [i for i, d in enumerate(shape) if d > 1]
+    first = min(varying, default=len(out) - 1)
+    if codes.size > 1 and shape[first:] == out[first:]:
+        return codes.reshape(out[first:])
+    return np.full(out[-1:], codes.item(), np.int8) if codes.size == 1 else np.array(np.broadcast_to(codes, out))
 
 
-def _add(p: CortexM, node: Node) -> int:
-    first, second = p.graph.in_types(node)
-    out = p.type(node.outputs[0])
+def _pairwise(p: CortexM, name: str, operands: Sequence[int | np.ndarray], numbers: Sequence[Sequence[int]], out: Shape, about: str) -> int:
+    """Call an operator of two operands, which takes operands of one shape, or one of them as a vector of channels.
+
+    What is broadcast along other axes than the first ones has its axes brought to the end, in the other operand too.
+
+    Args:
+        numbers: what follows the first operand, and the second.
+        about: the op and its shapes, for the message.
+    """
+    b = p.program
+    values = [b.constant(_channel_vector(v, out)) if isinstance(v, np.ndarray) else v for v in operands]
+    shapes = [(1,) * (len(out) - len(p.shape(v))) + p.shape(v) for v in values]
+
+    def call(x: int, y: int, shape: Shape, dim_order: Shape | None) -> int:
+        return p.call(f"cortex_m::{name}.out", x, *numbers[0], y, *numbers[1], shape=shape, dtype=np.int8, dim_order=dim_order)
+
+    whole = [prod(shape) == prod(out) for shape in shapes]
+    if all(whole):
+        x, y = (b.alias(v, out) for v in values)
+        return call(x, y, out, None)
+    if not any(whole):
+        raise GraphError(f"{about}: on Cortex-M one operand has the result's shape", fix="expand one operand to the result's shape")
+    kept = [i for i, d in enumerate(shapes[whole.index(False)]) if d > 1]
+    perm = [*(i for i in range(len(out)) if i not in kept), *kept]
+    channels = prod(out[i] for i in kept)
+    rows = prod(out) // channels
+    x, y = (
+        b.alias(_permuted(p, b.alias(v, out), perm), (rows, channels, 1, 1), CHANNELS_LAST)
+        if full
+        else b.alias(v, (1, channels, 1, 1), CHANNELS_LAST)
+        for v, full in zip(values, whole, strict=True)
+    )
+    result = call(x, y, (rows, channels, 1, 1), CHANNELS_LAST)
+    return _permuted(p, b.alias(result, [out[i] for i in perm]), _inverse(perm))
+
+
+def _about(p: CortexM, node: Node) -> str:
+    first, second = (p.type(t).shape for t in node.inputs)
+    return f"{node.op} of {first} and {second}"
+
+
+#: a zero point with its table of negative codes: ``-1 - q`` over ``-1 - z`` is what ``z - q`` stands for, and always 8 bits
+NEGATIVE = ~np.arange(-128, 128)
+
+
+def _sum(p: CortexM, node: Node) -> int:
+    """A difference is the sum with the negated second operand, a table's if it is no constant."""
+    (first, second), out = p.graph.in_types(node), p.type(node.outputs[0])
     params = fp.left_shift_add_params(first.scale, second.scale, out.scale)
-    x, y, shape = _operands(p, node)
-    numbers = p.integers(out.zero_point, *params.output, *_bounds(p, node.attrs.activation, out))
-    args = [x, *p.integers(first.zero_point, *params.first), y, *p.integers(second.zero_point, *params.second), *numbers]
-    return _result(p, node, "quantized_add", args, shape)
+    x, y = (_codes(p, t) for t in node.inputs)
+    zero_point = second.zero_point
+    if node.op == "sub":
+        y, zero_point = np.asarray(~y) if isinstance(y, np.ndarray) else p.look_up(y, NEGATIVE), ~zero_point
+    last = p.integers(zero_point, *params.second, out.zero_point, *params.output, *_bounds(p, node.attrs.activation, out))
+    return _pairwise(p, "quantized_add", (x, y), (p.integers(first.zero_point, *params.first), last), out.shape, _about(p, node))
+
+
+def _product(p: CortexM, operands: Sequence[int | np.ndarray], types: Sequence[TensorType], about: str) -> int:
+    """types: of both operands and the result."""
+    first, second, out = types
+    m, e = _Requantize.of(integers.product_scale64(first, second, out), first.reach * second.reach).one
+    numbers = p.integers(first.zero_point), p.integers(second.zero_point, out.zero_point, m, e)
+    return _pairwise(p, "quantized_mul", operands, numbers, out.shape, about)
 
 
 def _mul(p: CortexM, node: Node) -> int:
-    first, second = p.graph.in_types(node)
     out = p.type(node.outputs[0])
-    m, e = _Requantize.of(integers.product_scale64(first, second, out), first.reach * second.reach).one
-    x, y, shape = _operands(p, node)
-    args = [x, *p.integers(first.zero_point), y, *p.integers(second.zero_point, out.zero_point, m, e)]
-    result = _result(p, node, "quantized_mul", args, shape)
+    result = _product(p, [_codes(p, t) for t in node.inputs], (*p.graph.in_types(node), out), _about(p, node))
     low, high = _bounds(p, node.attrs.activation, out)
     # the operator has no activation
     return result if (low, high) == out.code_bounds else p.look_up(result, np.clip(np.arange(-128, 128), low, high))
+
+
+def _prelu(p: CortexM, node: Node) -> int:
+    """What lies above zero by a table, what lies below by a product with the slopes, and their sum: one of the two is 0."""
+    x_type, slope, out = (p.type(t) for t in (*node.inputs, *node.outputs))
+    above, _ = integers.prelu_multipliers(x_type, slope, out, np.float64)
+    x, codes = p.value(node.inputs[0]), np.arange(-128, 128)
+    positive = np.maximum(codes - x_type.zero_point, 0)
+    high = p.look_up(x, fp.to_codes(fp.multiply_quantized(positive, *above), out.zero_point))
+    low = p.look_up(x, np.minimum(codes, x_type.zero_point))
+    low = _product(p, (low, p.graph.constants[node.inputs[1]]), (x_type, slope, out), _about(p, node))
+    same = fp.left_shift_add_params(out.scale, out.scale, out.scale)
+    numbers = p.integers(out.zero_point, *same.first), p.integers(out.zero_point, *same.second, out.zero_point, *same.output, -128, 127)
+    return _pairwise(p, "quantized_add", (high, low), numbers, out.shape, _about(p, node))
 
 
 # ---------------------------------------------------------------- pooling, reductions, softmax
@@ -515,31 +592,26 @@ def _avg_pool(p: CortexM, node: Node) -> int:
     return p.image_operator("quantized_avg_pool2d", x, *windows, *p.integers(x_type.zero_point, m, e), scratch, out=out.shape)
 
 
-def _split(p: CortexM, node: Node) -> tuple[int, int, int]:
-    """Sizes before, over and after the axes of a reduction, which must lie side by side."""
-    axes, shape = node.attrs.axes, p.type(node.inputs[0]).shape
-    if tuple(axes) != tuple(range(axes[0], axes[0] + len(axes))):
-        raise GraphError(f"{node.op} over axes {axes}: Cortex-M forms need them side by side", fix="reduce in two steps")
-    return prod(shape[: axes[0]]), prod(shape[i] for i in axes), prod(shape[axes[-1] + 1 :])
-
-
 def _reduce_sum(p: CortexM, node: Node) -> int:
-    """A sum is a linear layer with weights of 1, along an axis brought to the end. The multiplier of a mean is TFLite's."""
-    x_type, out = p.type(node.inputs[0]), p.type(node.outputs[0])
-    outer, count, inner = _split(p, node)
+    """A sum is a linear layer with weights of 1, along axes brought to the end. The multiplier of a mean is TFLite's."""
+    x_type, out, axes = p.type(node.inputs[0]), p.type(node.outputs[0]), node.attrs.axes
+    count = prod(x_type.shape[i] for i in axes)
     m, e = fp.mean_multiplier(count if node.op == "mean" else 1, x_type.scale, out.scale)
     requantize = _Requantize(np.array([m], np.int32), np.array([e], np.int32)).checked(count * x_type.reach)
     row = _Weights(np.ones((1, count), np.int8), np.zeros(1, np.int32), requantize)
-    turned = _permuted(p, p.program.alias(p.value(node.inputs[0]), (outer, count, inner)), (0, 2, 1))
-    return _linear(p, p.program.alias(turned, (outer * inner, count)), (x_type, out), row, "none")
+    turned = _permuted(p, p.value(node.inputs[0]), [*(i for i in range(len(x_type.shape)) if i not in axes), *axes])
+    return p.program.alias(_linear(p, p.program.alias(turned, (x_type.size // count, count)), (x_type, out), row, "none"), out.shape)
 
 
 def _reduce_max(p: CortexM, node: Node) -> int:
-    out = p.type(node.outputs[0])
-    outer, count, inner = _split(p, node)
-    x = p.program.alias(p.value(node.inputs[0]), (outer, count, 1, inner))
-    result = _max_pool_call(p, x, (count, 1), (1, 1), (0, 0), out.zero_point, (outer, 1, 1, inner))
-    return p.program.alias(result, out.shape)
+    """A pool as high as the axes are long; axes that don't lie side by side come to the front."""
+    x, axes, out = p.value(node.inputs[0]), node.attrs.axes, p.type(node.outputs[0])
+    shape, first = p.shape(x), axes[0]
+    if tuple(axes) != tuple(range(first, first + len(axes))):
+        x, first = _permuted(p, x, [*axes, *(i for i in range(len(shape)) if i not in axes)]), 0
+    outer, count = prod(p.shape(x)[:first]), prod(shape[i] for i in axes)
+    x = p.program.alias(x, (outer, count, 1, prod(shape) // outer // count))
+    return p.program.alias(_max_pool_call(p, x, (count, 1), (1, 1), (0, 0), out.zero_point, (outer, 1, 1, p.shape(x)[3])), out.shape)
 
 
 def _softmax(p: CortexM, node: Node) -> int:
@@ -588,43 +660,76 @@ def _permuted(p: CortexM, x: int, perm: Sequence[int], out: int | None = None) -
     return p.program.call("cortex_m::transpose.out", source, p.program.integers(places), out=p.program.alias(out, target))
 
 
-def _to_front(axis: int, rank: int) -> tuple[list[int], list[int]]:
-    """The order of axes with ``axis`` first, and its inverse."""
-    perm = [axis, *(i for i in range(rank) if i != axis)]
-    return perm, [perm.index(i) for i in range(rank)]
+def _inverse(perm: Sequence[int]) -> list[int]:
+    return [perm.index(i) for i in range(len(perm))]
+
+
+def _to_front(axis: int, rank: int) -> list[int]:
+    """The order of axes with ``axis`` first."""
+    return [axis, *(i for i in range(rank) if i != axis)]
+
+
+def _part(p: CortexM, x: int, axis: int, begin: int, end: int, step: int = 1) -> int:
+    """Indices ``begin`` to ``end`` of one axis: rows of the first axis lie side by side, so that they are a view of memory once it
+    is in front. Steps are a pool of one position."""
+    if (begin, end, step) == (0, p.shape(x)[axis], 1):
+        return x
+    perm = _to_front(axis, len(p.shape(x)))
+    turned = _permuted(p, x, perm)
+    rest = p.shape(turned)[1:]
+    part = p.program.part(turned, begin * prod(rest), (end - begin, *rest))
+    if step > 1:
+        count = -(-(end - begin) // step)
+        rows = p.program.alias(part, (1, end - begin, 1, prod(rest)))
+        part = p.program.alias(_max_pool_call(p, rows, (1, 1), (step, 1), (0, 0), 0, (1, count, 1, prod(rest))), (count, *rest))
+    return _permuted(p, part, _inverse(perm))
 
 
 def _slice(p: CortexM, node: Node) -> int:
-    """Rows of the first axis lie side by side: a slice is a view of them, for which other axes come to the front."""
     a, x = node.attrs, p.value(node.inputs[0])
-    if any(stride != 1 for stride in a.stride):
-        raise GraphError(
-            f"slice in steps of {a.stride}: Cortex-M has slices without steps only", fix="use strides of convolutions or pools"
-        )
     if p.program.is_constant(x):
         raise GraphError("slice of a constant", fix="slice it in the network's __init__")
-    for axis, (begin, end) in enumerate(zip(a.begin, a.end, strict=True)):
-        if (begin, end) == (0, p.shape(x)[axis]):
-            continue
-        perm, back = _to_front(axis, len(p.shape(x)))
-        turned = _permuted(p, x, perm)
-        rest = p.shape(turned)[1:]
-        x = _permuted(p, p.program.part(turned, begin * prod(rest), (end - begin, *rest)), back)
+    for axis, (begin, end, step) in enumerate(zip(a.begin, a.end, a.stride, strict=True)):
+        x = _part(p, x, axis, begin, end, step)
     return x
 
 
-def _concat(p: CortexM, node: Node) -> int:
+def _joined(p: CortexM, parts: Sequence[int], axis: int) -> int:
     """The parts are written one after another with their common axis in front, which then goes back to its place."""
-    out = p.type(node.outputs[0])
+    perm = _to_front(axis, len(p.shape(parts[0])))
+    shapes = [[p.shape(v)[i] for i in perm] for v in parts]
+    whole, begin = p.program.tensor([sum(s[0] for s in shapes), *shapes[0][1:]], np.int8), 0
+    for value, shape in zip(parts, shapes, strict=True):
+        _permuted(p, value, perm, p.program.part(whole, begin, shape))
+        begin += prod(shape)
+    return _permuted(p, whole, _inverse(perm))
+
+
+def _concat(p: CortexM, node: Node) -> int:
     if len({p.type(t).quantization for t in (*node.inputs, *node.outputs)}) > 1:
         raise GraphError("concat's tensors differ in scale or zero point", fix="give them one quantization")
-    perm, back = _to_front(node.attrs.axis, len(out.shape))
-    whole, begin = p.program.tensor([out.shape[i] for i in perm], np.int8), 0
-    for t in node.inputs:
-        shape = [p.type(t).shape[i] for i in perm]
-        _permuted(p, p.value(t), perm, p.program.part(whole, begin, shape))
-        begin += prod(shape)
-    return _permuted(p, whole, back)
+    return _joined(p, [p.value(t) for t in node.inputs], node.attrs.axis)
+
+
+def _resize_nearest(p: CortexM, node: Node) -> int:
+    """Larger by a whole factor: copies of each column, then of each row, joined. Smaller: steps."""
+    a, x = node.attrs, p.value(node.inputs[0])
+    for axis, size in ((2, a.size[1]), (1, a.size[0])):
+        shape = p.shape(x)
+        index = nearest_index(shape[axis], size, a.align_corners, a.half_pixel_centers)
+        factor, steps = size // shape[axis], set(np.diff(index).tolist())
+        if np.array_equal(index, np.arange(shape[axis]).repeat(factor)):
+            rows = p.program.alias(x, (prod(shape[: axis + 1]), 1, prod(shape[axis + 1 :])))
+            x = rows if factor == 1 else _joined(p, [rows] * factor, 1)
+            x = p.program.alias(x, (*shape[:axis], size, *shape[axis + 1 :]))
+        elif len(steps) < 2 and min(steps, default=1) > 0:
+            x = _part(p, x, axis, int(index[0]), int(index[-1]) + 1, min(steps, default=1))
+        else:
+            raise GraphError(
+                f"resize_nearest from {p.type(node.inputs[0]).shape[1:3]} to {a.size}: Cortex-M repeats rows and columns a whole number "
+                "of times, or leaves out as many each time", fix="resize by whole factors",
+            )  # fmt: skip
+    return x
 
 
 def _pad(p: CortexM, node: Node) -> int:
@@ -663,8 +768,10 @@ EMITTERS: dict[str, Callable[[CortexM, Node], int]] = {
     "transpose_conv2d": _transpose_conv,
     "fully_connected": _fully_connected,
     "batch_matmul": _batch_matmul,
-    "add": _add,
+    "add": _sum,
+    "sub": _sum,
     "mul": _mul,
+    "prelu": _prelu,
     "max_pool2d": _max_pool,
     "avg_pool2d": _avg_pool,
     "mean": _reduce_sum,
@@ -677,4 +784,5 @@ EMITTERS: dict[str, Callable[[CortexM, Node], int]] = {
     "slice": _slice,
     "concat": _concat,
     "pad": _pad,
+    "resize_nearest": _resize_nearest,
 }

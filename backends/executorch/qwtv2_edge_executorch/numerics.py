@@ -90,7 +90,9 @@ CORTEX_M_RULES: Mapping[str, str] = {
     "fully_connected": "REF_F64",  # C FullyConnectedFunctions/arm_fully_connected_s8.c, or conv2d; same
     "batch_matmul": "REF_F64",  # C FullyConnectedFunctions/arm_batch_matmul_s8.c; same while sums stay below 2**24
     "add": "LSHIFT20",  # C BasicMathFunctions/arm_elementwise_add_s8.c; same
+    "sub": "LSHIFT20_NEGATED",  # a table of negative codes and quantized_add; same
     "mul": "REF_F64",  # C BasicMathFunctions/arm_elementwise_mul_s8.c; same
+    "prelu": "REF_F64",  # tables, quantized_mul and quantized_add; same
     **dict.fromkeys(("mean", "sum"), "REF"),  # a linear layer with weights of 1; same
     "avg_pool2d": "TFLITE",  # C PoolingFunctions/arm_avgpool_s8.c; the Python form averages reals and sends ties to even
     "softmax": "FIXED",  # C SoftmaxFunctions/arm_nn_softmax_common_s8.c; the Python form is a float softmax
@@ -109,9 +111,7 @@ _NARROW = "its operators compute on 8-bit codes alone"
 _NONE = "its operators have none for it"
 #: what Cortex-M can't execute, whatever the shapes
 CORTEX_M_REFUSES: Mapping[str, str] = {
-    "sub": "its operators have no subtraction, and CMSIS-NN takes positive multipliers alone",
-    "prelu": "its look-up operator has one table for all channels",
-    **dict.fromkeys(("resize_nearest", "resize_bilinear"), "its operators have no resizing"),
+    "resize_bilinear": "its operators have no resizing",
     **dict.fromkeys(("layer_norm", "channel_scale", "channel_add", "l2_normalize"), _NARROW),
     **dict.fromkeys(("embedding", "argmax", "mask_fill"), _NONE),
     **dict.fromkeys(map(wide_key, OPS), _NARROW),
