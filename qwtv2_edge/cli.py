@@ -414,8 +414,8 @@ def evaluate_command(
 @command("profile")
 def profile_command(
     ui: Ui,
-    path: Annotated[Path, typer.Argument(help="A .tflite or .pte file.", show_default=False)],
-    device: Annotated[str, typer.Option("--device", help="host, adb[:SERIAL], ssh:[USER@]HOST or qemu:CPU.")] = "host",
+    path: Annotated[Path, typer.Argument(help="A .tflite, .pte or generated .c file, or the folder of such a target.", show_default=False)],
+    device: Annotated[str, typer.Option("--device", help="host, adb[:SERIAL], ssh:[USER@]HOST, qemu:CPU or board:CORE.")] = "host",
     threads: Annotated[list[int] | None, typer.Option("--threads", help="Of the runtime's kernels; repeat to sweep.", min=1)] = None,
     runs: Annotated[
         int | None, typer.Option("--runs", help="Timed runs; about three seconds' worth if not given.", min=1, show_default=False)
@@ -434,19 +434,25 @@ def profile_command(
     out: Annotated[Path | None, typer.Option("--out", help="Write the JSON document here too.", show_default=False)] = None,
 ) -> int:
     """Time an artifact in its runtime, on any device, and check that very run's bytes."""
+    from qwtv2_edge.backends import artifact_file, target_of
     from qwtv2_edge.export import to_json
-    from qwtv2_edge.files import write_atomic
-    from qwtv2_edge.opening import golden_inputs
+    from qwtv2_edge.files import check_writable, write_atomic
+    from qwtv2_edge.opening import golden_inputs, graph_beside
     from qwtv2_edge.profiling.measure import profile
     from qwtv2_edge.runners.device import open_device
 
+    path = artifact_file(path)
     if path.is_dir():
-        raise UsageError(f"{path} is a folder", fix="give one artifact in it, for example model.tflite")
+        held = ", ".join(str(path / a.file) for a in open_path(path).artifacts.values())
+        raise UsageError(f"{path} is a folder with several artifacts", fix=f"give one of them: {held}")
     if not path.is_file():
-        raise UsageError(f"{path} does not exist", fix="give a .tflite or .pte file")
+        raise UsageError(f"{path} does not exist", fix="give a .tflite, .pte or .c file")
+    target_of(path)
+    if out is not None:
+        check_writable(out)
     graph = None
     source: Any = inputs
-    if path.suffix != ".pte" or (path.parent / "model.qir").is_file():
+    if path.suffix == ".tflite" or graph_beside(path).is_file():
         opened = open_path(path)
         graph = opened.graph
         source = golden_inputs(opened) if inputs is None else inputs
@@ -459,20 +465,20 @@ def profile_command(
 
     def publish() -> None:
         document = reports[0].to_json() if len(reports) == 1 else {"sweep": [r.to_json() for r in reports]}
+        ui.result(document, show)
         if out is not None:
             write_atomic(out, to_json({"schema_version": SCHEMA_VERSION, **document}))
-        ui.result(document, show)
 
     sweep = list(dict.fromkeys(threads or [1]))
     with ui.progress() as progress:
-        target = open_device(device, tool)
+        opened_device = open_device(device, tool)
         for i, count in enumerate(sweep):
             progress("profile", i, len(sweep))
             try:
                 profiled = profile(
                     path,
                     source,
-                    target,
+                    opened_device,
                     count,
                     runs,
                     graph,
@@ -554,14 +560,14 @@ def fit_command(
     path: ModelPath,
     target: Annotated[str, typer.Option("--target", help="cortex-m4, -m7, -m33, -m55, or ethos-u55-128 and the like.", show_default=False)],
     runtime: Annotated[str, typer.Option("--runtime", help="tflite-micro, c or executorch-cortex-m.")] = "tflite-micro",
-    flash: Annotated[str, typer.Option("--flash", help="Budget, e.g. 512K or 1M.", show_default=False)] = "",
-    ram: Annotated[str, typer.Option("--ram", help="Budget, e.g. 128K.", show_default=False)] = "",
+    flash: Annotated[str | None, typer.Option("--flash", help="Budget, e.g. 512K or 1M.", show_default=False)] = None,
+    ram: Annotated[str | None, typer.Option("--ram", help="Budget, e.g. 128K.", show_default=False)] = None,
     count: Annotated[bool, typer.Option("--instructions", help="Count instructions and stack on an emulated board (--runtime c).")] = False,
 ) -> int:
     """Flash and RAM on a microcontroller, before there is a board; fails where a budget is exceeded, and says what to change."""
     from qwtv2_edge.fit import fit, parse_device, parse_size
 
-    budgets = {name: parse_size(text) if text else 0 for name, text in (("flash", flash), ("ram", ram))}
+    budgets = {name: 0 if text is None else parse_size(text) for name, text in (("flash", flash), ("ram", ram))}
     device = parse_device(target)
     opened = open_path(path)
     samples = first_sample(opened) if count else None
@@ -584,6 +590,10 @@ def first_sample(opened: Opened) -> list[Any]:
     if kept is None:
         return [np.zeros(type.shape, DTYPES[type.dtype]) for type in types]
     return [a[: type.shape[0]] for a, type in zip(kept.arrays(), types, strict=True)]
+
+
+#: how many reasons against a runtime a person is shown
+SHOWN_REASONS = 3
 
 
 def show_fit(console: Console, found: Fit) -> None:
@@ -613,7 +623,8 @@ def show_fit(console: Console, found: Fit) -> None:
             soft_wrap=True,
         )
     for name, reasons in found.support.items():
-        console.print(f"{name}: {'runs it' if not reasons else escape('; '.join(reasons))}", soft_wrap=True)
+        more = f"; and {len(reasons) - SHOWN_REASONS} more, see --json" if len(reasons) > SHOWN_REASONS else ""
+        console.print(f"{name}: {escape('; '.join(reasons[:SHOWN_REASONS])) + more or 'runs it'}", soft_wrap=True)
     for line in found.advice:
         console.print(f"* {escape(line)}", soft_wrap=True)
 
@@ -627,7 +638,8 @@ def compare_command(
     device: Annotated[str, typer.Option("--device", help="host, adb[:SERIAL] or ssh:[USER@]HOST.")] = "host",
 ) -> int:
     """Accuracy, size, op list and latency of two export folders side by side."""
-    from qwtv2_edge.profiling.compare import compare_latency
+    from qwtv2_edge.profiling.compare import check_rounds, compare_latency
+    from qwtv2_edge.runners.base import Emulation
     from qwtv2_edge.runners.device import open_device
 
     sides = [open_path(p) for p in (dir_a, dir_b)]
@@ -636,25 +648,35 @@ def compare_command(
             raise UsageError(f"{p} is not an export folder", fix="give two folders that export wrote")
     shared = [t for t in sides[0].artifacts if t in sides[1].artifacts]
     latency: dict[str, Comparison] = {}
-    reasons: list[str] = []
+    untimed: dict[str, str] = {}
+
+    def publish(complete: bool) -> None:
+        document = comparison(sides, latency, untimed, complete)
+        ui.result(document, lambda console: show_comparison(console, document, (dir_a, dir_b)))
+
+    if runs:
+        check_rounds(runs)
     with ui.progress() as progress:
         timed = open_device(device if runs else "host")
-        for i, target in enumerate(shared if runs else ()):
-            progress("profile", i, len(shared))
-            try:
-                a, b = (s.artifacts[target] for s in sides)
-                latency[target] = compare_latency(a, b, timed, rounds=runs, graphs=(sides[0].graph, sides[1].graph))
-            except MissingToolError as error:
-                reasons.append(f"{target}: {error.message}")
-                continue
-            reasons += [f"{target}: {r}" for r in latency[target].reasons]
-    document = comparison(sides, latency, reasons)
-    ui.result(document, lambda console: show_comparison(console, document, (dir_a, dir_b)))
+        if isinstance(timed, Emulation):
+            raise UsageError(f"{device} is emulated: it has no times to compare", fix="--runs 0 compares all else")
+        try:
+            for i, target in enumerate(shared if runs else ()):
+                progress("profile", i, len(shared))
+                try:
+                    a, b = (s.artifacts[target] for s in sides)
+                    latency[target] = compare_latency(a, b, timed, rounds=runs, graphs=(sides[0].graph, sides[1].graph))
+                except (MissingToolError, UsageError) as error:  # this device has no such runtime, another target's it may have
+                    untimed[target] = error.message
+        except BaseException:
+            publish(complete=False)
+            raise
+    publish(complete=True)
     return EXIT_OK
 
 
-def comparison(sides: Sequence[Opened], latency: dict[str, Comparison], reasons: list[str]) -> dict[str, Any]:
-    """Two exports side by side, as plain data; every list has two entries."""
+def comparison(sides: Sequence[Opened], latency: dict[str, Comparison], untimed: dict[str, str], complete: bool) -> dict[str, Any]:
+    """Two exports side by side, as plain data; every list has two entries. untimed: target -> why it was not timed."""
     from qwtv2_edge.inspection import arena_bytes, op_counts
 
     reports = [s.report for s in sides]
@@ -674,7 +696,9 @@ def comparison(sides: Sequence[Opened], latency: dict[str, Comparison], reasons:
         "p50_ms": {t: None if c.latency is None else [v.p50_ms for v in c.latency] for t, c in latency.items()},
         "latency": {t: c.to_json() for t, c in latency.items()},
         "latency_text": {t: c.text() for t, c in latency.items()},
-        "doubts": reasons,
+        "doubts": [f"{t}: {r}" for t, c in latency.items() for r in c.reasons],
+        "not_timed": untimed,
+        "complete": complete,
     }
 
 
@@ -704,7 +728,11 @@ def show_comparison(console: Console, c: dict[str, Any], paths: tuple[Path, Path
     if not c["same_evaluation"]:
         console.print("the two were evaluated on different data")
     for doubt in c["doubts"]:
-        console.print(f"doubtful: {escape(doubt)}")
+        console.print(f"doubtful: {escape(doubt)}", soft_wrap=True)
+    for target, why in c["not_timed"].items():
+        console.print(f"not timed: {target}: {escape(why)}", soft_wrap=True)
+    if not c["complete"]:
+        console.print("incomplete: the timing was cut short")
 
 
 def open_path(path: Path) -> Opened:

@@ -41,6 +41,8 @@ MICRO_KERNELS: Mapping[str, int] = {
     "SLICE": 3520, "SOFTMAX": 9632, "STRIDED_SLICE": 5824, "SUB": 10128, "SUM": 7368, "TANH": 7888, "TRANSPOSE": 1920,
     "TRANSPOSE_CONV": 9928,
 }  # fmt: skip
+#: what kernels need beside activations, among what a layer holds
+SCRATCH = "scratch memory"
 #: generated C where no compiler can say: per output channel, and per kernel
 C_CHANNEL, C_KERNEL = 8, 2048
 
@@ -62,7 +64,7 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One node. ``live_bytes``: activations that must be there while it runs, at the least; ``holds``: which those are, whole.
+    """One node. ``live_bytes``: what must be there while it runs, at the least; ``holds``: activations, whole, and SCRATCH.
     ``instructions``: of an emulated run, None where there was none."""
 
     node: str
@@ -202,7 +204,7 @@ def fit(
     npu = estimate(artifact.data, device) if device in ACCELERATORS else None
     needs = _npu_memory(npu) if npu else MEMORY[runtime](job, arena)
     flash_need, ram_need = (replace(m, budget=b) for m, b in zip(needs, (flash, ram), strict=True))
-    layers = tuple(_layers(graph, plan))
+    layers = tuple(_layers(graph, plan, job.scratch(runtime, graph)))
     if samples is not None:
         ran = run_on_board(open_board(device), artifact.data, samples, count=True)
         assert ran.instructions is not None
@@ -234,7 +236,19 @@ class Job:
         graph = graph or self.graph
         if runtime == "c":
             return plan_graph(graph, alignment=4, skip=integer_boundary(graph).skip)
-        return plan_graph(graph, share=False)
+        return plan_graph(graph, share=False, scratch=self.scratch(runtime, graph))
+
+    def scratch(self, runtime: str, graph: Graph) -> dict[str, int]:
+        """Node -> bytes that its kernel takes beside activations; what generated C takes so is in its arena.
+
+        Source: tflite-micro 90b983c2b, tensorflow/lite/micro/kernels: conv_common.cc, depthwise_conv_common.cc,
+        fully_connected.cc, transpose_conv.cc
+        """
+        if runtime != "tflite-micro":
+            return {}
+        sums = {n.name: 4 * graph.tensors[n.outputs[0]].size for n in graph.nodes if n.op == "transpose_conv2d"}
+        weighted = ((n.name, graph.tensors[n.inputs[1]]) for n in graph.nodes if n.op in WEIGHT_AXIS)
+        return {**sums, **{name: w.size for name, w in weighted if w.dtype == "int4"}}
 
 
 # ---------------------------------------------------------------- what runs it
@@ -242,11 +256,10 @@ class Job:
 
 def _problems(graph: Graph, runtime: str) -> tuple[Problem, ...]:
     """Every node that ``runtime`` can't execute, as its emitter or its own kernels say."""
+    found = backend_for(runtime).check(graph, runtime)
+    said = {p.node for p in found}
     refused = [p for table in numerics_of(runtime) if table.name == runtime for p in table.refusals(graph)]
-    return (
-        *backend_for(runtime).check(graph, runtime),
-        *(Problem("runtime", node.name, str(node.location), reason) for node, reason in refused),
-    )
+    return (*found, *(Problem("runtime", node.name, str(node.location), reason) for node, reason in refused if node.name not in said))
 
 
 def _reasons(graph: Graph, runtime: str) -> Iterator[str]:
@@ -331,7 +344,7 @@ MEMORY: Mapping[str, Callable[[Job, Arena | None], tuple[Memory, Memory]]] = {
 # ---------------------------------------------------------------- layers
 
 
-def _layers(graph: Graph, plan: Plan) -> Iterator[Layer]:
+def _layers(graph: Graph, plan: Plan, scratch: Mapping[str, int]) -> Iterator[Layer]:
     last: dict[str, int] = {}
     for i, n in enumerate(graph.nodes):
         last.update((t, i) for t in (*n.inputs, *n.outputs))
@@ -346,7 +359,7 @@ def _layers(graph: Graph, plan: Plan) -> Iterator[Layer]:
             macs(graph, n),
             sum(graph.tensors[t].size_bytes for t in n.inputs if t in graph.constants),
             plan.live[i],
-            tuple((t, graph.tensors[t].size_bytes) for t in alive),
+            (*((t, graph.tensors[t].size_bytes) for t in alive), *((SCRATCH, b) for b in [scratch.get(n.name)] if b)),
         )
         alive = [t for t in alive if last[t] > i]
 
@@ -360,6 +373,8 @@ def _advice(found: Fit, job: Job) -> Iterator[str]:
         yield from _ram_advice(found, job)
     if found.flash.fits is False:
         yield from _flash_advice(found, job)
+    if found.fits is False and found.npu is not None:
+        yield "fewer channels or a smaller input help; how far, Vela alone tells of the changed network"
 
 
 def _ram_advice(found: Fit, job: Job) -> Iterator[str]:
@@ -369,12 +384,17 @@ def _ram_advice(found: Fit, job: Job) -> Iterator[str]:
         holds += ", partly in the same place"
     over = found.ram.bytes - found.ram.budget
     yield (f"RAM is {over:,} bytes over: {peak.op} {peak.node} needs {peak.live_bytes:,} bytes of activations, the most of all: {holds}")
-    beside = found.ram.bytes - job.plan(found.runtime).bytes  # records, scratch
-    for words, smaller in (("half the input's height and width", _half_resolution), ("half the channels in every layer", _half_channels)):
+    if found.npu is not None:
+        return
+    plan = job.plan(found.runtime)
+    held = found.ram.parts.get("activations", plan.bytes)
+    if held > plan.bytes:
+        yield f"{found.runtime} runs some ops as several operators each, and holds {held:,} bytes of activations where those are largest"
+    for words, smaller in RAM_CHANGES:
         graph = smaller(job.graph)
         if graph is not None:
-            need = job.plan(found.runtime, graph).bytes + beside
-            yield f"{words}: about {need:,} bytes of RAM{_verdict(need, found.ram.budget)}"
+            need = found.ram.bytes - held + held * job.plan(found.runtime, graph).bytes // plan.bytes
+            yield from _helps(words, need, found.ram, "RAM")
     yield from _other_runtimes(found, job, lambda memory: memory[1], found.ram, "RAM")
 
 
@@ -386,18 +406,20 @@ def _flash_advice(found: Fit, job: Job) -> Iterator[str]:
         f"flash is {over:,} bytes over: {largest.op} {largest.node} has {largest.weight_bytes:,} bytes of weights and biases, "
         f"{share:.0f} % of all"
     )
-    saved, count = _packed_savings(job.graph, found.runtime)
-    if saved:
-        need = found.flash.bytes - saved
-        yield (
-            f'packed 4-bit weights (weight_bits = 4, weight_storage = "packed") in {count} convolutions: {saved:,} bytes less, '
-            f"{need:,} bytes of flash{_verdict(need, found.flash.budget)}"
-        )
-    narrow = _half_channels(job.graph)
-    if narrow is not None:
-        need = found.flash.bytes - weight_bytes(job.graph) + weight_bytes(narrow)
-        yield f"half the channels in every layer: about {need:,} bytes of flash{_verdict(need, found.flash.budget)}"
+    if found.npu is not None:
+        return
+    yield from _packing(found, job)
+    for words, smaller in FLASH_CHANGES:
+        graph = smaller(job.graph)
+        if graph is not None:
+            yield from _helps(words, found.flash.bytes - weight_bytes(job.graph) + weight_bytes(graph), found.flash, "flash")
     yield from _other_runtimes(found, job, lambda memory: memory[0], found.flash, "flash")
+
+
+def _helps(words: str, need: int, memory: Memory, kind: str) -> Iterator[str]:
+    """The advice ``words`` where it makes ``memory`` smaller at all."""
+    if need < memory.bytes:
+        yield f"{words}: about {need:,} bytes of {kind}{_verdict(need, memory.budget)}"
 
 
 def _verdict(need: int, budget: int) -> str:
@@ -413,17 +435,33 @@ def _other_runtimes(found: Fit, job: Job, pick: Callable[[tuple[Memory, Memory]]
         yield f"generated C (--runtime c): {other.bytes:,} bytes of {kind}{_verdict(other.bytes, own.budget)}"
 
 
-def _packed_savings(graph: Graph, runtime: str) -> tuple[int, int]:
-    """(bytes, nodes): what packing the weights of convolutions saves where the runtime has kernels for packed ones."""
-    packable = [
-        n
-        for n in graph.nodes
-        if n.op in ("conv2d", "depthwise_conv2d") and graph.tensors[n.inputs[1]].dtype == "int8" and getattr(n.attrs, "groups", 1) == 1
-    ]
-    if runtime != "tflite-micro" or not packable:
-        return 0, 0
-    weights = {n.inputs[1] for n in packable}
-    return sum(graph.tensors[w].size // 2 for w in weights), len(packable)
+def _packing(found: Fit, job: Job) -> Iterator[str]:
+    """What packing the weights of convolutions would do where the runtime has kernels for packed ones."""
+    graph, packable = job.graph, {}
+    for n in graph.nodes if found.runtime == "tflite-micro" else ():
+        if n.op in ("conv2d", "depthwise_conv2d") and graph.tensors[n.inputs[1]].dtype == "int8" and getattr(n.attrs, "groups", 1) == 1:
+            packable[n.name] = n.inputs[1]
+    if not packable:
+        return
+    packed = {w: replace(graph.tensors[w], dtype="int4") for w in packable.values()}
+    saved = sum(type.size // 2 for type in packed.values())
+    more = job.plan(found.runtime, replace(graph, tensors={**graph.tensors, **packed})).bytes - job.plan(found.runtime).bytes
+    count, need = len(packable), found.flash.bytes - saved
+    yield (
+        f'packed 4-bit weights (weight_bits = 4, weight_storage = "packed") in {count} convolution{"s"[: count > 1]}: '
+        f"{saved:,} bytes less, {need:,} bytes of flash{_verdict(need, found.flash.budget)}"
+        + (f"; {more:,} bytes more of RAM to unpack them in" if more else "")
+        + ("; an override leaves fully connected layers at 8 bits" if any(n.op == "fully_connected" for n in graph.nodes) else "")
+    )
+
+
+def _codes_at_the_ends(graph: Graph) -> Graph | None:
+    """``graph`` without its quantize and dequantize nodes at the boundary; for its sizes only."""
+    boundary = integer_boundary(graph)
+    if not boundary.skip:
+        return None
+    nodes = tuple(n for n in graph.nodes if n.name not in boundary.skip)
+    return replace(graph, inputs=tuple(t for _, t in boundary.inputs), outputs=tuple(t for _, t in boundary.outputs), nodes=nodes)
 
 
 def _half_resolution(graph: Graph) -> Graph | None:
@@ -480,3 +518,12 @@ def _resized(graph: Graph, shape: Callable[[str, TensorType], tuple[int, ...]]) 
             tensors[w] = replace(tensors[w], shape=tuple(weight))
             tensors[b] = replace(tensors[b], shape=(tensors[y].shape[-1],))
     return replace(graph, tensors=tensors)
+
+
+#: (what to change, the graph that comes of it or None)
+Change = tuple[str, Callable[[Graph], Graph | None]]
+FLASH_CHANGES: tuple[Change, ...] = (
+    ("half the input's height and width", _half_resolution),
+    ("half the channels in every layer", _half_channels),
+)
+RAM_CHANGES: tuple[Change, ...] = (('codes at both ends (io_dtype = "int8")', _codes_at_the_ends), *FLASH_CHANGES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -14,10 +15,12 @@ from qwtv2_edge.errors import MissingToolError, UnsupportedOpError, UsageError
 from qwtv2_edge.firmware import RESOLVER_METHODS
 from qwtv2_edge.fit import MICRO_KERNELS, fit, parse_device, parse_size
 from qwtv2_edge.inspection import macs, weight_bytes
-from qwtv2_edge.ir.graph import GraphBuilder
-from qwtv2_edge.ir.types import TensorType
+from qwtv2_edge.ir.graph import Graph, GraphBuilder, Node
+from qwtv2_edge.ir.types import Quantization, TensorType
+from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.planner import integer_boundary, plan_graph
 from qwtv2_edge.runners.arena import Arena
+from qwtv2_edge.runners.vela import NpuEstimate
 
 
 @pytest.fixture(autouse=True)
@@ -96,6 +99,68 @@ def test_advice_names_the_layer_and_computes_what_would_help():
     assert "generated C (--runtime c)" in micro
     saved = sum(graph.constants[f"{name}/weight"].size // 2 for name in ("stem", "dw"))
     assert f"in 2 convolutions: {saved:,} bytes less" in micro
+
+
+def packed() -> Graph:
+    """integer_graph with 4-bit codes in the weights of its first convolution."""
+    graph = integer_graph()
+    weights = replace(graph.tensors["stem/weight"], dtype="int4")
+    return replace(graph, tensors={**graph.tensors, "stem/weight": weights})
+
+
+def test_memory_that_kernels_unpack_weights_in_counts():
+    """In TFLite Micro; in generated C they are unpacked when it is emitted."""
+    size = integer_graph().tensors["stem/weight"].size
+    at = [n.name for n in integer_graph().nodes].index("stem")
+    as_it_is, unpacking = (fit(graph, "cortex-m4").layers[at] for graph in (integer_graph(), packed()))
+    assert unpacking.live_bytes == as_it_is.live_bytes + -(-size // 16) * 16
+    assert unpacking.holds == (*as_it_is.holds, ("scratch memory", size))
+    assert "scratch memory" not in dict(fit(packed(), "cortex-m4", "c").layers[at].holds)
+
+
+def test_packing_says_what_it_takes_of_ram(monkeypatch):
+    monkeypatch.setattr(module.Job, "scratch", lambda self, runtime, graph: {n.name: 4000 for n in graph.nodes if is_packed(graph, n)})
+    assert "bytes more of RAM to unpack them in" in "".join(fit(integer_graph(), "cortex-m4", flash=1).advice)
+
+
+def is_packed(graph: Graph, node: Node) -> bool:
+    return any(graph.tensors[t].dtype == "int4" for t in node.inputs)
+
+
+def test_codes_at_the_ends_are_advised_where_they_help():
+    """A layer so small that the quantize node before it holds the most."""
+    b = GraphBuilder("small")
+    x = b.input("x", TensorType((1, 64)))
+    codes = TensorType((1, 64), "int8", Quantization.per_tensor(0.1, 0))
+    (y,) = b.add("quantize", [x], NoAttrs(), name="q", out_types=(codes,))
+    (y,) = b.add("relu", [y], NoAttrs(), name="relu", out_types=(codes,))
+    b.outputs = list(b.add("dequantize", [y], NoAttrs(), name="d", out_types=(TensorType((1, 64)),)))
+    graph = b.freeze()
+    advice = fit(graph, "cortex-m4", ram=1).advice
+    held, less = 64 + 4 * 64, 2 * 64
+    need = 500 + 1000 * less // held
+    assert advice[1:3] == (
+        "tflite-micro runs some ops as several operators each, and holds 1,000 bytes of activations where those are largest",
+        f'codes at both ends (io_dtype = "int8"): about {need:,} bytes of RAM, still {need - 1:,} over',
+    )
+    assert "codes at both ends" not in "".join(fit(graph, "cortex-m4", "c", ram=1).advice)
+
+
+def test_what_does_not_help_is_not_advised():
+    graph = integer_graph()
+    for runtime in ("tflite-micro", "c"):
+        found = fit(graph, "cortex-m4", runtime, flash=1, ram=1)
+        for memory, kind in ((found.ram, "RAM"), (found.flash, "flash")):
+            needs = [int(n.replace(",", "")) for n in re.findall(rf"([\d,]+) bytes of {kind}", "\n".join(found.advice))]
+            assert needs
+            assert max(needs) < memory.bytes
+
+
+def test_an_accelerator_gets_no_figures_that_only_vela_knows(monkeypatch):
+    npu = NpuEstimate("ethos-u55-128", "", "", "", 5e8, 1, 1, 1.0, sram_bytes=900, flash_bytes=100, npu_operators=1, cpu_operators={})
+    monkeypatch.setattr(module, "estimate", lambda data, accelerator: npu)
+    advice = fit(integer_graph(), "ethos-u55-128", flash=1, ram=1).advice
+    assert [line.partition(":")[0].partition(" ")[0] for line in advice] == ["RAM", "flash", "fewer"]
 
 
 def halved():
