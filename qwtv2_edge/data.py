@@ -17,6 +17,7 @@ For an int32 input (indices) arrays of every integer dtype are taken.
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -285,6 +286,8 @@ def _same_count(counts: Sequence[int], labels: np.ndarray | None, data: Dataset)
 def _labels(array: np.ndarray, data: Dataset) -> np.ndarray:
     if array.dtype.kind not in _NUMBER_KINDS:
         raise data.error(f"{data.source}: labels '{LABELS_NAME}' have dtype {array.dtype}", fix="store class numbers or float targets")
+    if not array.ndim:
+        raise data.error(f"{data.source}: labels '{LABELS_NAME}' are one number", fix="store one per sample")
     if array.dtype.kind in "iub" and array.ndim > 1 and array.size == len(array):
         array = array.reshape(-1)  # class numbers kept as a column
     return array
@@ -393,7 +396,10 @@ class _Member:
 
 _CORRUPT = "write the file anew with numpy.savez"
 #: what zipfile and NumPy raise on damaged archives
-_BAD_ARCHIVE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError, KeyError, SyntaxError, TypeError)
+_BAD_ARCHIVE = (
+    *(zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError, KeyError, SyntaxError, TypeError),
+    tokenize.TokenError,
+)
 
 
 def _from_npz(path: Path, data: Dataset, flexible: bool) -> Dataset:
@@ -456,10 +462,14 @@ def _members(path: Path) -> dict[str, _Member]:
     """Name -> shape and dtype of each array of an ``.npz``; reads headers only."""
     out = {}
     with _archive(path) as archive:
-        for entry in archive.namelist():
-            if entry.endswith(".npy"):
+        for entry in archive.infolist():
+            if entry.filename.endswith(".npy"):
+                name = entry.filename.removesuffix(".npy")
                 with archive.open(entry) as file:
-                    out[entry.removesuffix(".npy")] = _header(file)
+                    out[name] = member = _header(file)
+                    size, needed = entry.file_size - file.tell(), prod(member.shape) * member.dtype.itemsize
+                if size != needed and not member.dtype.hasobject:
+                    raise ValueError(f"array '{name}' of {member.dtype}{list(member.shape)} has {size} bytes, needs {needed}")
     return out
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import struct
 import tracemalloc
 import zipfile
 
@@ -173,6 +173,7 @@ BAD = {
     "pairs": lambda x: [(x[0], 1)],
     "wrong names": lambda x: {"pixels": x, "y": np.zeros(7)},
     "labels too short": lambda x: {"x": x, "y": np.zeros(6)},
+    "one label": lambda x: {"x": x, "y": 3},
     "text labels": lambda x: {"x": x, "y": np.full(7, "cat")},
     "wrong third": lambda x: [x[0], x[1], x[2, 0]],
 }
@@ -222,12 +223,20 @@ def test_files_that_are_no_npz(tmp_path, images):
         np.testing.assert_array_equal(got, images)  # bytes that no reader looks at
 
 
-def test_a_header_that_promises_too_much(tmp_path):
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 4, 4, 3)})
+@pytest.mark.parametrize(
+    ("header", "match"),
+    [
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 4, 4, 3)}", "192 bytes, needs 192000000000"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 4, 4, 3)}", "192 bytes, needs -192"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4, 4, 3)", "damaged .npz"),
+        ("{" * 9000, "damaged .npz"),
+    ],
+)
+def test_headers_that_lie(tmp_path, header, match):
+    text = header.encode() + b"\n"
     with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
-        archive.writestr("x.npy", buffer.getvalue() + b"\0" * 192)
-    with pytest.raises(UsageError, match="ends after"):
+        archive.writestr("x.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + b"\0" * 192)
+    with pytest.raises(UsageError, match=match):
         whole(tmp_path / "d.npz")
 
 
