@@ -14,7 +14,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+), in [^\n]*(?:\n\s+(?P<code>[^\n]*))?')
+_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d{1,9}), in [^\n]*(?:\n\s+(?P<code>[^\n]*))?')
 
 
 def _torch_folder() -> str:

@@ -208,7 +208,7 @@ def _program_name(program: ExportedProgram) -> str:
 def _location(node: FxNode) -> Location:
     """Module path and the user's deepest own line of an exported node."""
     path, _ = _module_of(node)
-    return replace(line_of_trace(node.meta.get("stack_trace") or ""), module_path=path)
+    return replace(line_of_trace(str(node.meta.get("stack_trace") or "")), module_path=path)
 
 
 def _module_of(node: FxNode) -> tuple[str, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ pytest.importorskip("torch")
 import torch
 from torch import nn
 
+from qwtv2_edge import capture
 from qwtv2_edge.errors import UsageError
 from qwtv2_edge.export import example_inputs
 from qwtv2_edge.frontend.load import load_module
@@ -161,6 +163,15 @@ def test_damaged_program(tmp_path: Path) -> None:
     path.write_bytes(b"PK\x03\x04 not a program")
     with pytest.raises(UsageError, match="can load"):
         load_module(str(path))
+
+
+@pytest.mark.parametrize("trace", [7, 'File "net.py", line ' + "9" * 5000 + ", in forward"])
+def test_program_with_damaged_traces(trace: Any) -> None:
+    """What torch keeps of the user's lines is not checked when a program is loaded."""
+    program = torch.export.export(nn.ReLU(), (torch.zeros(2, 3),))
+    for node in program.graph.nodes:
+        node.meta["stack_trace"] = trace
+    assert [n.op for n in capture(program).nodes] == ["relu"]
 
 
 def test_example_inputs_of_a_bare_module_keep_indices(tmp_path: Path) -> None:
