@@ -42,6 +42,27 @@ TARGET_FILES: dict[str, str] = {
 FOLDERS: dict[str, str] = {"tflite-micro": "model.tflite", "c": "model.c"}
 
 
+def artifact_file(path: Path) -> Path:
+    """The main file of a target's own folder; any other path as it is."""
+    inside = path / FOLDERS.get(path.absolute().name, "")
+    return inside if inside != path and inside.is_file() else path
+
+
+def target_of(path: Path) -> str:
+    """The target of a file, by its name: ``<target>/model.*``, ``.<target>.tflite`` or ``.<target>.pte``, else the usual one.
+
+    Raises: UsageError: no file that export writes.
+    """
+    above = path.absolute().parent.name
+    if FOLDERS.get(above) == path.name:
+        return above
+    usual = {".tflite": "tflite", ".pte": "executorch-xnnpack", ".c": "c"}.get(path.suffix)
+    if usual is None:
+        raise UsageError(f"{path} is neither a .tflite nor a .pte nor a .c file", fix="give a file written by export")
+    named = path.stem.rpartition(".")[2]
+    return named if TARGETS.get(named) == TARGETS[usual] else usual
+
+
 @dataclass(frozen=True)
 class Artifact:
     """The bytes for one target.

@@ -25,7 +25,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "tensorflow": ("tensorflow", "run .tflite in TensorFlow's interpreter"),
     "tflite-micro": ("tflite-micro", "run .tflite on TFLite Micro's kernels"),
     "jinja2": ("report", "report.html"),
-    "scipy": ("profile", "confidence intervals of latencies"),
+    "scipy": ("profile", "significance of compared latencies"),
 }
 #: the Python this version is proved on
 PYTHON = "3.11"

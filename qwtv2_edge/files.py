@@ -17,6 +17,17 @@ def make_folder(path: Path) -> None:
         raise UsageError(f"can't create {path}: {exc.strerror or exc}", fix="check the folder above it and its permissions") from exc
 
 
+def check_writable(path: Path) -> None:
+    """Before long work: raise UsageError where ``path`` could not be written after it. Nothing stays behind."""
+    if path.is_dir():
+        raise UsageError(f"can't write {path}: it is a folder", fix="name a file")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as exc:
+        raise _unwritable(path, exc) from exc
+
+
 def write_atomic(path: str | Path, data: bytes) -> None:
     """Write ``data`` to a temporary file beside ``path``, then rename it into place.
 
@@ -34,7 +45,11 @@ def write_atomic(path: str | Path, data: bytes) -> None:
         os.replace(temporary, path)
         temporary = None
     except OSError as exc:
-        raise UsageError(f"can't write {path}: {exc.strerror or exc}", fix="check the folder, its permissions and the free space") from exc
+        raise _unwritable(path, exc) from exc
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, exc: OSError) -> UsageError:
+    return UsageError(f"can't write {path}: {exc.strerror or exc}", fix="check the folder, its permissions and the free space")

@@ -1,4 +1,4 @@
-"""Opens what a user names on the command line: an export folder, a .qir, a .tflite or a .pte."""
+"""Opens what a user names on the command line: an export folder, a .qir, a .tflite, a .pte, or generated C."""
 
 from __future__ import annotations
 
@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwtv2_edge.backends import FOLDERS, Artifact
+from qwtv2_edge.backends import FOLDERS, TARGETS, Artifact, artifact_file, target_of
 from qwtv2_edge.data import Dataset, open_data
 from qwtv2_edge.errors import GraphError, QwtEdgeError, UsageError
 from qwtv2_edge.ir import serde
 from qwtv2_edge.ir.graph import Graph
-from qwtv2_edge.profiling.measure import target_of
 
 GRAPH_FILE = "model.qir"
 
@@ -38,24 +37,24 @@ class Opened:
 
 
 def open_model(path: str | Path) -> Opened:
-    """Open an export folder or one file of ours, or any int8 .tflite.
+    """Open an export folder, one file or one target's folder of ours, or any int8 .tflite.
 
     The graph behind a file of an export folder is the folder's, which knows module paths; any other .tflite is read.
 
     Raises: UsageError for a missing or unknown file; GraphError for a corrupt one, or an artifact that the manifest
         knows by another hash.
     """
-    path = Path(path)
+    path = artifact_file(Path(path))
     if path.is_dir():
         return _folder(path)
     if not path.is_file():
-        raise UsageError(f"{path} does not exist", fix="give an export folder, a .qir, a .tflite or a .pte")
+        raise UsageError(f"{path} does not exist", fix="give an export folder, a .qir, a .tflite, a .pte or a .c")
     if path.suffix == ".qir":
         return Opened(path, serde.load(path), {})
     target = target_of(path)
     artifact = Artifact(target, _read(path))
     listed = _check_listed(path, artifact)
-    beside = _export_folder(path) / GRAPH_FILE
+    beside = graph_beside(path)
     if path.suffix == ".tflite" and not (listed and beside.is_file()):
         from qwtv2_edge import read_tflite
 
@@ -65,7 +64,7 @@ def open_model(path: str | Path) -> Opened:
             error.message = f"{path}: {error.message}"
             raise
     if not beside.is_file():
-        raise UsageError(f"{path} holds no readable graph, and there is no {beside}", fix="keep the .pte in its export folder")
+        raise UsageError(f"{path} holds no readable graph, and there is no {beside}", fix="keep the file in its export folder")
     return Opened(path, serde.load(beside), {target: artifact})
 
 
@@ -85,6 +84,11 @@ def golden_inputs(opened: Opened) -> Dataset | None:
         return None  # a lone file beside some other network's golden.npz
 
 
+def graph_beside(path: Path) -> Path:
+    """Where the graph behind a file of an export folder is; it may not be there."""
+    return _export_folder(path) / GRAPH_FILE
+
+
 def _export_folder(path: Path) -> Path:
     """The export folder that a file would lie in: the one above a target's own folder."""
     above = path.absolute().parent
@@ -94,41 +98,56 @@ def _export_folder(path: Path) -> Path:
 def _check_listed(path: Path, artifact: Artifact) -> bool:
     """Whether the manifest of an export folder lists the file; its hash is checked then."""
     listing = _export_folder(path) / "manifest.json"
-    if listing.is_file():
-        manifest = _json(listing)
-        if manifest.get("artifacts", {}).get(artifact.target, {}).get("file") == artifact.file:
-            _check_hash(path, artifact, manifest)
-            return True
-    return False
+    manifest = _json(listing) if listing.is_file() else {}
+    listed = _listed(listing, manifest).get(artifact.target) if "artifacts" in manifest else None
+    if listed is None or listed["file"] != artifact.file:
+        return False
+    _check_hash(path, artifact, listed["sha256"])
+    return True
 
 
 def _folder(path: Path) -> Opened:
-    manifest, report = _json(path / "manifest.json"), _json(path / "report.json")
+    manifest, report = _json(path / "manifest.json"), _report(path / "report.json")
     artifacts = {}
-    try:
-        listed = {str(t): str(a["file"]) for t, a in manifest["artifacts"].items()}
-    except (KeyError, TypeError, AttributeError) as exc:
-        raise GraphError(f"{path / 'manifest.json'} lists no artifacts", fix="export again") from exc
-    for target, name in listed.items():
-        if name not in (Path(name).name, f"{target}/{FOLDERS.get(target)}"):
-            raise GraphError(f"{path / 'manifest.json'} names a file outside the folder: {name}", fix="export again")
-        artifact = Artifact(
-            target,
-            _read(path / name),
-            ops=tuple(report.get("artifacts", {}).get(target, {}).get("ops", ())),
-            graph_hash=str(manifest.get("graph_hash", "")),
-        )
-        _check_hash(path / name, artifact, manifest)
-        artifacts[target] = artifact
+    for target, listed in _listed(path / "manifest.json", manifest).items():
+        file = path / Artifact(target, b"").file
+        ops = report.get("artifacts", {}).get(target, {}).get("ops", ())
+        artifacts[target] = Artifact(target, _read(file), ops=tuple(ops), graph_hash=str(manifest.get("graph_hash", "")))
+        _check_hash(file, artifacts[target], listed["sha256"])
     return Opened(path, serde.load(path / GRAPH_FILE), artifacts, folder=path, report=report)
 
 
-def _check_hash(path: Path, artifact: Artifact, manifest: Mapping[str, Any]) -> None:
+def _listed(path: Path, manifest: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Target -> "file" and "sha256" of each artifact in a manifest. Raises GraphError."""
+    try:
+        listed = {t: {key: str(a[key]) for key in ("file", "sha256")} for t, a in manifest["artifacts"].items()}
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise GraphError(f"{path} lists no artifacts", fix="export again") from exc
+    for target, entry in listed.items():
+        if target not in TARGETS or entry["file"] != Artifact(target, b"").file:
+            raise GraphError(f"{path} lists {entry['file']!r} for the target {target!r}, which no export writes", fix="export again")
+    return listed
+
+
+def _report(path: Path) -> dict[str, Any]:
+    """What an export told of itself, as far as it is used here. Raises GraphError where that is of another kind."""
+    report = _json(path)
+    tables = [report.get(key, {}) for key in ("artifacts", "metrics", "data")]
+    if not (
+        all(isinstance(t, dict) for t in tables)
+        and all(isinstance(a, dict) and isinstance(a.get("ops", []), list) for a in tables[0].values())
+        and all(v is None or isinstance(v, (int, float)) for v in (report.get("float_metric"), *tables[1].values()))
+        and isinstance(report.get("metric") or "", str)
+    ):
+        raise GraphError(f"{path} is not the report of an export", fix="export again")
+    return report
+
+
+def _check_hash(path: Path, artifact: Artifact, known: str) -> None:
     """Raise GraphError where the manifest knows the artifact by another hash: it was damaged or swapped."""
-    known = manifest.get("artifacts", {}).get(artifact.target, {}).get("sha256")
     if known != artifact.sha256:
         raise GraphError(
-            f"{path} has SHA-256 {artifact.sha256[:16]}…, its manifest says {str(known)[:16]}…", fix="copy the file anew, or export again"
+            f"{path} has SHA-256 {artifact.sha256[:16]}…, its manifest says {known[:16]}…", fix="copy the file anew, or export again"
         )
 
 
@@ -142,7 +161,7 @@ def _read(path: Path) -> bytes:
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(_read(path))
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise GraphError(f"{path} is not valid JSON: {exc}", fix="export again") from exc
     if not isinstance(value, dict):
         raise GraphError(f"{path} is not a JSON object", fix="export again")

@@ -39,13 +39,13 @@ KERNELS = {
     "DEPTH_TO_SPACE": ("Depth To Space",),
     "DEQUANTIZE": ("Convert",),
     "DIV": ("Divide",),
-    "ELU": ("ELU"),
+    "ELU": ("ELU",),
     "EXPAND_DIMS": ("Static Reshape", "Static Expand Dims", "Copy"),
     "FULLY_CONNECTED": ("Fully Connected", "Dynamic Fully Connected"),
     "GELU": ("GELU", "ApproxGELU"),
-    "HARD_SWISH": ("HardSwish"),
-    "LEAKY_RELU": ("LeakyReLU"),
-    "LOGISTIC": ("Sigmoid"),
+    "HARD_SWISH": ("HardSwish",),
+    "LEAKY_RELU": ("LeakyReLU",),
+    "LOGISTIC": ("Sigmoid",),
     "MAXIMUM": ("Maximum",),
     "MAX_POOL_2D": ("Max Pooling",),
     "MEAN": ("Mean",),
@@ -70,7 +70,7 @@ KERNELS = {
     "STRIDED_SLICE": ("Slice",),
     "SUB": ("Subtract",),
     "SUM": ("Sum",),
-    "TANH": ("TanH"),
+    "TANH": ("TanH",),
     "TRANSPOSE": ("Transpose", "Static Reshape", "Copy"),
     "TRANSPOSE_CONV": ("Deconvolution",),
 }
@@ -183,26 +183,47 @@ def trace(told: OpEvents, artifact: Artifact | None, graph: Graph | None) -> tup
     return rows, doubt
 
 
-def by_node(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """{node, source, ops, ms, percent} of each node, slowest first; ops of no node are one by one, under their own name."""
+def instructions_of_ops(counts: Mapping[str, int], graph: Graph | None) -> tuple[dict[str, Any], ...]:
+    """Rows as in :class:`OpTimes` of an emulated processor, which has no ``ms``: ``instructions`` of each node instead."""
+    known = {n.name: n for n in graph.nodes} if graph is not None else {}
+    total = sum(counts.values()) or 1
+    return tuple(
+        {
+            "index": i,
+            "op": known[node].op if node in known else "",
+            "kernel": "",
+            "node": node,
+            "source": str(known[node].location) if node in known else "",
+            "ms": None,
+            "instructions": count,
+            "percent": 100 * count / total,
+        }
+        for i, (node, count) in enumerate(counts.items())
+    )
+
+
+def by_node(rows: Sequence[Mapping[str, Any]], measure: str = "ms") -> list[dict[str, Any]]:
+    """{node, source, ops, ``measure``, percent} of each node, the largest first; ops of no node are one by one, under their own name."""
     groups: dict[str, dict[str, Any]] = {}
     for row in rows:
         key = row["node"] or f"({row['op']})"
-        group = groups.setdefault(key, {"node": key, "source": row["source"], "ops": 0, "ms": 0.0, "percent": 0.0})
+        group = groups.setdefault(key, {"node": key, "source": row["source"], "ops": 0, measure: 0, "percent": 0.0})
         group["ops"] += 1
-        group["ms"] += row["ms"]
+        group[measure] += row[measure]
         group["percent"] += row["percent"]
-    return sorted(groups.values(), key=lambda g: -g["ms"])
+    return sorted(groups.values(), key=lambda g: -g["percent"])
 
 
 def text_lines(rows: Sequence[Mapping[str, Any]], top: int = TOP) -> list[str]:
-    """The ``top`` slowest nodes and the rest, a line each, for people."""
-    groups = by_node(rows)
+    """The ``top`` costliest nodes and the rest, a line each, for people."""
+    counted = bool(rows) and rows[0]["ms"] is None
+    measure, cost = ("instructions", "{:13,}") if counted else ("ms", "{:9.4f} ms")
+    groups = by_node(rows, measure)
     width = max((len(g["node"]) for g in groups[:top]), default=0)
-    lines = [f"{g['ms']:9.4f} ms {g['percent']:5.1f} %  {g['node']:<{width}}  {g['source']}".rstrip() for g in groups[:top]]
+    lines = [f"{cost.format(g[measure])} {g['percent']:5.1f} %  {g['node']:<{width}}  {g['source']}".rstrip() for g in groups[:top]]
     rest = groups[top:]
     if rest:
-        lines.append(f"{sum(g['ms'] for g in rest):9.4f} ms {sum(g['percent'] for g in rest):5.1f} %  {len(rest)} more")
+        lines.append(f"{cost.format(sum(g[measure] for g in rest))} {sum(g['percent'] for g in rest):5.1f} %  {len(rest)} more")
     return lines
 
 

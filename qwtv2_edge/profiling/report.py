@@ -68,10 +68,11 @@ class ProfileReport:
         emulated: True where another processor was emulated.
         complete: False when the run was cut short (a lost device, an interrupt); what had been measured is in the report.
         reasons: everything that casts doubt on the times.
-        ops: {index, op, node, ms} and more each, empty where the runtime can't tell, for the reason in ``ops_note``.
+        ops: {index, op, node, ms} and more each, empty where the runtime can't tell, for the reason in ``ops_note``; ``ms`` is None
+            and there are ``instructions`` where those were counted.
         instructions: executed by an emulated processor, {load, first, per_inference, runs, spread, repeats} of
             ``counting.Counts``; None where they were not counted.
-        state: what the device said of itself ("before", "after").
+        state: what the device said of itself ("before", "after"); empty where it is emulated.
     """
 
     artifact: str
@@ -132,8 +133,9 @@ class ProfileReport:
     def text(self) -> str:
         """A few lines for people."""
         match = {True: "every byte as simulated", False: "bytes differ from the simulator", None: f"not compared: {self.match_note}"}
-        where = f"{self.device.name} ({self.device.abi})"
-        lines = [f"{self.artifact} on {where}, {self.runtime}, {self.threads} thread(s)", *self._times()]
+        where = self.device.name if self.device.abi in self.device.name else f"{self.device.name} ({self.device.abi})"
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        lines = [f"{self.artifact} on {where}, {self.runtime}, {threads}", *self._times()]
         if self.peak_rss_bytes and not self.emulated:
             lines.append(f"  peak memory {self.peak_rss_bytes / 2**20:.0f} MiB")
         lines.append(f"  outputs: {match[self.outputs_match]}")
@@ -147,7 +149,8 @@ class ProfileReport:
             out.append("  emulated: no latency of a real device")
         if self.instructions is not None:
             i = self.instructions
-            out.append(f"  instructions: {i['per_inference']:,} per inference, {i['first']:,} the first, {i['load']:,} to load")
+            load = "" if i["load"] is None else f", {i['load']:,} to load"
+            out.append(f"  instructions: {i['per_inference']:,} per inference, {i['first']:,} the first{load}")
         t = self.latency
         if t is not None:
             out.append(

@@ -19,7 +19,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +35,7 @@ from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.ops.elementwise import BinaryAttrs
 from qwtv2_edge.runners.base import HOST_ONLY, WORKER, Command
 from qwtv2_edge.runners.host import HOST, Session
+from qwtv2_edge.runners.programs import call
 from qwtv2_edge.simulator.run import run
 
 #: stage, done, total (0 while unknown)
@@ -419,16 +419,7 @@ def _make_site(name: str, version: str, work: Path, progress: Progress) -> Path:
 
 def _call(argv: Sequence[str], what: str, *, check: bool = True, env: Mapping[str, str] | None = None, said: str = "") -> str:
     """What a tool prints. Raises RunError with the last lines of that and of ``said``, what an earlier one printed."""
-    done = subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env={**os.environ, "LC_ALL": "C", **(env or {})},
-        check=False,
-    )
+    done = call(argv, env={"LC_ALL": "C", **(env or {})}, together=True)
     if check and done.returncode:
         text = said + done.stdout
         reason, fix = next(((r, f) for pattern, r, f in FAILURES if re.search(pattern, text)), (f"exit code {done.returncode}", ""))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from qwtv2_edge.errors import MissingToolError, RunError
+from qwtv2_edge.runners.programs import call
 
 PREFIX = "arm-none-eabi-"
 #: core -> flags that choose it
@@ -57,7 +57,7 @@ def run_tool(name: str, *arguments: str, folder: Path | None = None) -> str:
     path = shutil.which(PREFIX + name)
     if path is None:
         raise MissingToolError(f"{PREFIX}{name} is not installed", fix=PACKAGES)
-    done = subprocess.run([path, *arguments], cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    done = call([path, *arguments], folder=folder)
     if done.returncode:
         raise RunError(f"{PREFIX}{name} failed: {done.stderr.strip()[-2000:]}")
     return done.stdout

@@ -1,7 +1,7 @@
 """Where runtimes run, and what timing one there gives.
 
 A :class:`Place` can start the worker script (``worker.py``): this machine, a processor emulated on it, another computer.
-A :class:`Device` can be timed: every place is one, and so is a phone, which has no Python.
+A :class:`Device` can be timed: every place is one, and so is a phone, which has no Python. An :class:`Emulation` can't; it counts.
 """
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from qwtv2_edge.errors import QwtEdgeError
 
+if TYPE_CHECKING:
+    from qwtv2_edge.runners.counting import Counts
+
+L = TypeVar("L", bound="Loader")
 WORKER = Path(__file__).with_name("worker.py")
 
 #: runners that only this machine has -> why
@@ -101,6 +106,29 @@ class Job:
     outputs: Sequence[tuple[str, tuple[int, ...]]] = ()
 
 
+class Loader:
+    """Something that an artifact is loaded into, and that is closed at the end of a ``with`` block or when the first loading fails."""
+
+    def load(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self: L) -> L:
+        return self
+
+    def _load_or_close(self, data: bytes) -> None:
+        try:
+            self.load(data)
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
 #: called with the nanoseconds of every invocation so far, so that nothing is lost with the device
 Keep = Callable[[Sequence[int]], None]
 
@@ -137,7 +165,7 @@ class Device(Protocol):
 
     Attributes:
         name: as the user gave it, with what was left out ("adb:R58M…").
-        kind: "host", "qemu", "ssh" or "adb".
+        kind: "host", "ssh" or "adb".
     """
 
     @property
@@ -152,4 +180,26 @@ class Device(Protocol):
 
     def open(self, job: Job) -> AbstractContextManager[Run]:
         """Load the job's artifact; leaving the context ends the runtime and removes every file put on the device."""
+        ...
+
+
+@runtime_checkable
+class Emulation(Protocol):
+    """A processor that another one emulates: it has no times, so its instructions are counted.
+
+    Attributes:
+        name: as the user gave it ("qemu:max"); kind: "qemu" or "board".
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+    def count(self, job: Job, runs: int | None) -> Counts:
+        """Run every sample, and the first one ``runs`` more times (as often as it takes to see that counts repeat if None).
+
+        Raises: MissingToolError: a tool that counting needs; RunError.
+        """
         ...

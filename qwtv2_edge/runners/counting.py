@@ -13,16 +13,18 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from qwtv2_edge.errors import MissingToolError, RunError, UsageError
 from qwtv2_edge.runners.base import Job, Place
 from qwtv2_edge.runners.host import Session, first_sample
+from qwtv2_edge.runners.programs import call
 
 SOURCE = Path(__file__).with_name("count_insns.c")
 COMPILERS = ("cc", "gcc", "clang")
@@ -42,16 +44,23 @@ NO_LIMIT = 1e9
 
 @dataclass(frozen=True)
 class Counts:
-    """Instructions that an emulated processor executed in one thread. They are no time.
+    """Instructions that an emulated processor executed in one thread, and what it computed. They are no time.
 
     Attributes:
-        load: for loading the artifact; first: for the first inference.
+        load: for loading the artifact, None where nothing is loaded; first: for the first inference.
         runs: for each inference after the first ones; some hundred of each are the worker's own.
+        nodes: node -> its part of the last of ``runs``, in the order they run; empty where they are not told apart.
+        outputs, versions, abi, peak_rss_bytes: as of ``base.Run``.
     """
 
-    load: int
+    load: int | None
     first: int
     runs: tuple[int, ...]
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    outputs: tuple[np.ndarray, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    abi: str = ""
+    peak_rss_bytes: int = 0
 
     @property
     def per_inference(self) -> int:
@@ -64,6 +73,7 @@ class Counts:
         return (max(self.runs) - min(self.runs)) / self.per_inference
 
     def to_json(self) -> dict[str, Any]:
+        """The instructions alone."""
         numbers: Mapping[str, Any] = {"load": self.load, "first": self.first, "per_inference": self.per_inference}
         return {**numbers, "runs": list(self.runs), "spread": self.spread, "repeats": self.spread <= REPEATS}
 
@@ -72,7 +82,7 @@ def count(job: Job, place: Place, runs: int = RUNS) -> Counts:
     """Count the instructions of loading and running an artifact, with one thread whatever the job says.
 
     Args:
-        job: its artifact and first sample are used.
+        job: its first sample is counted; all are run.
         place: a processor that QEMU emulates.
         runs: inferences to count, at least 1.
     Raises: MissingToolError: no C compiler here, no emulator or runtime there, an emulator without plugins; RunError.
@@ -84,7 +94,8 @@ def count(job: Job, place: Place, runs: int = RUNS) -> Counts:
             (first,) = session.time(sample, 1).ns
             if first < LARGE:
                 session.time(sample, WARMUP, seconds=NO_LIMIT)
-            series = session.time(sample, runs, seconds=NO_LIMIT).ns
+            series = session.time(sample, runs, seconds=NO_LIMIT)
+            outputs = series.outputs if job.samples == 1 else tuple(session.run(job.inputs))
     except RunError as error:
         if not re.search("no plugin counts|load plugin", error.message):
             raise
@@ -92,7 +103,15 @@ def count(job: Job, place: Place, runs: int = RUNS) -> Counts:
             f"no instructions are counted on {place.name}: {error.message.splitlines()[-1].strip(' |')}",
             fix="a QEMU that takes plugins of interface version 1 is needed, such as that of: qwtv2-edge prepare arm",
         ) from error
-    return Counts(session.load_ns, first, series)
+    return Counts(
+        session.load_ns,
+        first,
+        series.ns,
+        outputs=outputs,
+        versions=session.versions,
+        abi=session.machine,
+        peak_rss_bytes=series.peak_rss_bytes,
+    )
 
 
 def plugin() -> Path:
@@ -111,7 +130,7 @@ def plugin() -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as work:
             made = Path(work) / built.name
-            done = subprocess.run([compiler, *FLAGS, "-o", str(made), str(SOURCE)], capture_output=True, text=True, check=False)
+            done = call([compiler, *FLAGS, "-o", str(made), str(SOURCE)], folder=Path(work))
             if done.returncode:
                 raise RunError(
                     f"{compiler} does not build {SOURCE.name}:\n{done.stderr.strip()[-1000:]}", fix="name another compiler by $CC"

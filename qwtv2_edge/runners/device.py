@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from qwtv2_edge.errors import UsageError
-from qwtv2_edge.runners.base import Device, Job, Keep, Place
-from qwtv2_edge.runners.board import Board, BoardSession, open_board
+from qwtv2_edge.runners.base import Device, Emulation, Job, Keep, Place
+from qwtv2_edge.runners.board import Board, BoardSession, count_on_board, open_board
+from qwtv2_edge.runners.counting import RUNS, Counts, count
 from qwtv2_edge.runners.host import HOST, Session, Timing, first_sample
 from qwtv2_edge.runners.state import SCRIPT
 
@@ -55,7 +56,7 @@ def open_session(runner: str, data: bytes, place: Place | Board) -> Session | Bo
     return BoardSession(place, data) if isinstance(place, Board) else Session(runner, data, place=place)
 
 
-def open_device(spec: str, tool: Path | None = None) -> Device:
+def open_device(spec: str, tool: Path | None = None) -> Device | Emulation:
     """The device called ``spec``; see FORMS.
 
     Args:
@@ -71,11 +72,8 @@ def open_device(spec: str, tool: Path | None = None) -> Device:
         raise UsageError(f"a command-line tool runs on phones, not on '{spec}'", fix="leave the tool out, or give --device adb")
     place = open_place(spec)
     if isinstance(place, Board):
-        raise UsageError(
-            "a board is verified, it has no time to profile",
-            fix="count instructions: qwtv2-edge fit FILE --target CORE --runtime c --instructions",
-        )
-    return PlaceDevice(place)
+        return BoardDevice(place)
+    return QemuDevice(place) if kind == "qemu" else PlaceDevice(place)
 
 
 class PlaceDevice:
@@ -99,6 +97,29 @@ class PlaceDevice:
     def open(self, job: Job) -> Iterator[WorkerRun]:
         with Session(job.runner, job.data, threads=job.threads, cores=job.cores, place=self.place) as session:
             yield WorkerRun(session, job)
+
+
+class QemuDevice(PlaceDevice):
+    """An emulated core with an operating system; see ``base.Emulation``."""
+
+    def count(self, job: Job, runs: int | None) -> Counts:
+        return count(job, self.place, runs or RUNS)
+
+
+class BoardDevice:
+    """An emulated board, see ``base.Emulation``."""
+
+    kind = "board"
+
+    def __init__(self, board: Board) -> None:
+        self.place = board
+
+    @property
+    def name(self) -> str:
+        return self.place.name
+
+    def count(self, job: Job, runs: int | None) -> Counts:
+        return count_on_board(self.place, job, runs)
 
 
 class WorkerRun:

@@ -20,13 +20,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 
 from qwtv2_edge.errors import MissingToolError, QwtEdgeError, RunError, UsageError
-from qwtv2_edge.runners.base import WORKER, Command, Place, family_of
+from qwtv2_edge.runners.base import WORKER, Command, Loader, Place, family_of
 
 #: kind -> (runtime in words, how to get it)
 KINDS: dict[str, tuple[str, str]] = {
@@ -45,6 +44,9 @@ KINDS: dict[str, tuple[str, str]] = {
     "executorch-cortex-m": ("ExecuTorch's Cortex-M operators, by proxy", "pip install 'executorch>=1.4,<1.5' tflite-micro"),
     "c": ("generated C", "install a C compiler (apt-get install gcc), or name one in the environment variable CC"),
 }
+
+#: those whose kernels know one thread only
+SINGLE_THREADED = ("tflite-micro", "c")
 
 #: bytes written at once: what a ready pipe takes without blocking
 PIECE = select.PIPE_BUF
@@ -160,7 +162,7 @@ class OpEvents:
     reason: str = ""
 
 
-class Session:
+class Session(Loader):
     """One runtime process; loads one artifact after another.
 
     Args:
@@ -204,24 +206,14 @@ class Session:
         command = place.command(kind, threads)
         self._command = Command(command.argv, {**command.env, **(env or {})})
         if data is not None:
-            try:
-                self.load(data)
-            except BaseException:
-                self.close()
-                raise
-
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
+            self._load_or_close(data)
 
     def load(self, data: bytes) -> None:
         """Load an artifact in place of the one before."""
         header = {"command": "load", "kind": self.kind, "threads": self.threads, "cores": list(self.cores)}
         reply, _ = self._call(header, blobs=[data])
-        self.inputs = tuple(_port(d) for d in reply["inputs"])
-        self.outputs = tuple(_port(d) for d in reply["outputs"])
+        self.inputs = tuple(port_of(d) for d in reply["inputs"])
+        self.outputs = tuple(port_of(d) for d in reply["outputs"])
         self.versions = reply["versions"]
         self.load_ns = reply["load_ns"]
         self.allocations = reply["allocations"]
@@ -331,6 +323,8 @@ class Session:
         if not reply["ok"]:
             if reply["missing"]:
                 raise MissingToolError(f"{self._what()} is not installed ({reply['error']})", fix=self.place.how_to_get(self.kind))
+            if reply.get("wrong"):
+                raise UsageError(f"{self.place.name}: {reply['error']}", fix="choose among those")
             raise RunError(f"{self._what()} failed at '{header['command']}': {reply['error']}{self._tail()}")
         return reply, [np.frombuffer(b, d).reshape(s) for b, (d, s) in zip(raw, reply["arrays"], strict=True)]
 
@@ -392,7 +386,8 @@ def first_sample(inputs: Sequence[np.ndarray], ports: Sequence[Port]) -> list[np
     return [a[: p.shape[0]] if p.shape else a for a, p in zip(inputs, ports, strict=False)]
 
 
-def _port(d: dict[str, Any]) -> Port:
+def port_of(d: Mapping[str, Any]) -> Port:
+    """A port as the worker describes it."""
     return Port(d["name"], tuple(d["shape"]), d["dtype"], d["scale"], d["zero_point"])
 
 

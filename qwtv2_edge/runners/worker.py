@@ -13,7 +13,7 @@ in ``blobs`` (a list of byte counts). Arrays are blobs described by ``arrays`` (
               {"command": "ops", "runs", "seconds"} + arrays of one sample
               {"command": "arena", "least"}           TFLite Micro: the smallest arena of at least so many bytes
               {"command": "versions", "kind"} | {"command": "close"}
-    reply     {"ok": true, ...} + arrays, or {"ok": false, "error", "missing": package or ""}
+    reply     {"ok": true, ...} + arrays, or {"ok": false, "error", "missing": package or ""} with "wrong": true for what can't be had
 """
 
 import contextlib
@@ -27,6 +27,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -64,6 +65,10 @@ SCALAR_TYPES = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 6: "f
 
 class NoOpTimes(Exception):
     """Why a runtime tells no times per op."""
+
+
+class WrongRequest(Exception):
+    """What the caller asks for can't be had on this machine."""
 
 
 class Interpreter:
@@ -330,16 +335,16 @@ class GeneratedC(CFile):
 
     def __init__(self, kind, data, threads):
         super().__init__(data)
-        self.start = time.perf_counter_ns()
-        with tempfile.TemporaryDirectory() as folder:
+        with workshop() as (folder, call):
             source, library = os.path.join(folder, "model.c"), os.path.join(folder, "model.so")
             with open(source, "wb") as file:
                 file.write(data)
-            done = subprocess.run([c_compiler(), *self.FLAGS, source, "-o", library], capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise RuntimeError(f"the C compiler refuses the file: {done.stderr[-2000:]}")
+            code, said = call([c_compiler(), *self.FLAGS, source, "-o", library])
+            if code:
+                raise RuntimeError(f"the C compiler refuses the file: {said[-2000:]}")
+            start = time.perf_counter_ns()
             self.library = ctypes.CDLL(library)  # stays loaded when the folder goes
-        self.load_ns = time.perf_counter_ns() - self.start
+            self.load_ns = time.perf_counter_ns() - start
         self.invoke = self.library[f"{self.facts['symbol']}_run"]
         self.invoke.restype, self.invoke.argtypes = None, []
         self.memory, self.outcome = ([self._array(d) for d in ports] for ports in (self.taken, self.given))
@@ -353,7 +358,7 @@ class GeneratedC(CFile):
         return np.frombuffer((ctypes.c_char * size).from_address(address()), dtype).reshape(d["shape"])
 
     def watch(self):
-        raise NoOpTimes("generated C has no clock on its calls")
+        raise NoOpTimes("generated C has no clock on its calls; on --device board:CORE its instructions are counted node by node")
 
     def set(self, arrays):
         for memory, codes in zip(self.memory, self.codes(arrays), strict=True):
@@ -361,6 +366,60 @@ class GeneratedC(CFile):
 
     def get(self):
         return self.results(self.outcome)
+
+
+@contextlib.contextmanager
+def workshop():
+    """A temporary folder, and a function that calls a program in it: arguments -> exit code, what it says.
+
+    Whatever ends this process, even a signal that can't be caught, ends the program too and removes the folder: a process that waits
+    for the end of a pipe sees to it.
+    """
+    folder = tempfile.mkdtemp(prefix="qwtv2-edge-")
+    waits, ours = os.pipe()
+    guard = os.fork()
+    if not guard:
+        clear_up_after(waits, folder)
+    os.close(waits)
+
+    def call(argv):
+        program = subprocess.Popen(
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env={**os.environ, "TMPDIR": folder},
+            start_new_session=True,
+        )
+        os.write(ours, b"%d " % program.pid)
+        said, _ = program.communicate()
+        return program.returncode, said
+
+    try:
+        yield folder, call
+    finally:
+        os.kill(guard, signal.SIGKILL)
+        os.waitpid(guard, 0)
+        os.close(ours)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def clear_up_after(pipe, folder):
+    """What the waiting process of a workshop does; it never returns. From the pipe come the groups of the programs to end."""
+    try:
+        os.setsid()
+        os.dup2(pipe, 0)
+        os.closerange(1, os.sysconf("SC_OPEN_MAX"))  # among them the other end of the pipe, and what messages go through
+        groups = b""
+        while part := os.read(0, 1024):
+            groups += part
+        for group in groups.split():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(int(group), signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os._exit(0)
 
 
 def codes_of(reals, d):
@@ -707,6 +766,15 @@ def measure_ops(runtime, arrays, runs, seconds):
     return {"ops": ops, "operators": watched.operators(), "reason": "", **told}, watched.get()
 
 
+def pin(cores):
+    """Keep this process to some cores, any if there are none given. The system would pass over those that it does not have."""
+    if cores:
+        there = os.sched_getaffinity(0)
+        if absent := sorted(set(cores) - there):
+            raise WrongRequest(f"there is no core {', '.join(map(str, absent))} to stay on, only {', '.join(map(str, sorted(there)))}")
+        os.sched_setaffinity(0, cores)
+
+
 def peak_rss_bytes():
     """The largest resident size of this process. ru_maxrss would start from that of the process that started this one."""
     try:
@@ -800,8 +868,7 @@ def serve(source, sink):
             elif header["command"] == "load":
                 kind = header["kind"]
                 found = versions(kind)
-                if header["cores"]:
-                    os.sched_setaffinity(0, header["cores"])
+                pin(header["cores"])
                 if hasattr(runtime, "close"):
                     runtime.close()
                 runtime = None
@@ -835,6 +902,8 @@ def serve(source, sink):
                 send(sink, {"ok": False, "error": f"unknown command {header['command']!r}", "missing": ""})
         except ModuleNotFoundError as error:
             send(sink, {"ok": False, "error": str(error), "missing": str(error.name or "")})
+        except WrongRequest as error:
+            send(sink, {"ok": False, "error": str(error), "missing": "", "wrong": True})
         except Exception as error:  # whatever a runtime raises is reported, not hidden
             send(sink, {"ok": False, "error": f"{type(error).__name__}: {error}", "missing": ""})
 

@@ -17,6 +17,7 @@ from qwtv2_edge import cli
 from qwtv2_edge.backends import emit, get_numerics
 from qwtv2_edge.errors import MissingToolError, RunError, UsageError
 from qwtv2_edge.ir import serde
+from qwtv2_edge.profiling import profile
 from qwtv2_edge.runners.board import BOARDS, STACK_BYTES, BoardSession, Memory, run_on_board
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge.verification.runtimes import verify
@@ -134,6 +135,20 @@ def test_counting_changes_no_byte_and_needs_no_trace_without():
     counted = run_on_board(M4, program(LOOP + NEGATE), [X], count=True)
     assert counted.outputs[0].tolist() == plain.outputs[0].tolist()
     assert counted.sizes.flash > plain.sizes.flash
+
+
+def test_a_profile_counts_and_compares(rng):
+    graph = integer_graph()
+    report = profile(emit(graph, "c"), feeds(graph, rng, 3), "board:cortex-m4", runs=3, graph=graph, samples=2)
+    assert (report.outputs_match, report.emulated, report.reliable, report.latency, report.load_ms) == (True, True, False, None, None)
+    assert (report.device.kind, report.device.name, report.device.cores) == ("board", "board:cortex-m4", 1)
+    counts = report.instructions
+    assert (counts["load"], len(counts["runs"]), counts["repeats"]) == (None, 3, True)
+    assert [row["op"] for row in report.ops] == [n.op for n in graph.nodes if n.op not in ("quantize", "dequantize")]
+    assert {row["ms"] for row in report.ops} == {None}
+    assert sum(row["instructions"] for row in report.ops) == counts["per_inference"] == counts["runs"][-1]
+    assert profile(emit(graph, "c"), device="board:cortex-m4", graph=integer_graph(1)).outputs_match is False
+    assert profile(emit(graph, "c"), device="board:cortex-m4").outputs_match is None  # no graph
 
 
 # ---------------------------------------------------------------- failures

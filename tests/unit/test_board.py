@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qwtv2_edge.backends import tables_on
+from qwtv2_edge.backends import Artifact, tables_on
 from qwtv2_edge.doctor import _boards
 from qwtv2_edge.errors import UsageError
+from qwtv2_edge.profiling import compare_latency, profile
 from qwtv2_edge.runners.board import BOARDS, Instructions
-from qwtv2_edge.runners.device import open_device, open_place
+from qwtv2_edge.runners.device import open_place
 
 
 def test_boards_by_name():
@@ -22,10 +23,11 @@ def test_boards_by_name():
         open_place("board:")
 
 
-def test_a_board_has_no_time_to_profile():
-    with pytest.raises(UsageError, match="no time to profile") as caught:
-        open_device("board:cortex-m4")
-    assert "--instructions" in caught.value.fix
+def test_what_a_board_can_not_do():
+    with pytest.raises(UsageError, match="board:cortex-m4 is emulated: it has no times to compare"):
+        compare_latency("a.c", "b.c", "board:cortex-m4")
+    with pytest.raises(UsageError, match="instructions on board:cortex-m4 are counted in one thread, not 2"):
+        profile(Artifact("c", b""), device="board:cortex-m4", threads=2)
 
 
 def test_boards_run_generated_c_alone():
