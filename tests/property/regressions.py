@@ -147,6 +147,17 @@ def square() -> Graph:
     )
 
 
+def left_over() -> Graph:
+    """Nodes that no output needs: one that XNNPACK leaves, then one for a delegate call of its own, which gives nothing out."""
+    x = _int8((1, 4, 6), 0.03, 3)
+    b = GraphBuilder("left-over")
+    (y,) = b.add("leaky_relu", (b.input("x", x),), AlphaAttrs(0.1), name="leaky", out_types=(x,))
+    (z,) = b.add("clamp", (y,), ClampAttrs(-0.6, -0.1), name="clamp", out_types=(x,))
+    b.add("leaky_relu", (z,), AlphaAttrs(0.1), name="idle", out_types=(x,))
+    b.outputs = [y]
+    return b.freeze()
+
+
 def many_axes(op: str, rank: int) -> Graph:
     """Above 4 axes kernels hand over to others, which round in another way or abort."""
     b = GraphBuilder(f"{op.replace(':', '-')}-of-{rank}-axes")
@@ -189,5 +200,6 @@ REGRESSIONS: tuple[Graph, ...] = (
     grouped_on_16_bits(),
     padded_in_float(),
     square(),
+    left_over(),
     *(many_axes(op, rank) for op in ATTRS for rank in (5, 6, 7)),
 )

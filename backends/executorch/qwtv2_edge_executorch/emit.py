@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from qwtv2_edge.errors import GraphError, Problem, QuantizeError, QwtEdgeError, UnsupportedOpError
-from qwtv2_edge.ir.graph import Graph, Node
+from qwtv2_edge.ir.graph import Graph, Node, truncate
 from qwtv2_edge.ir.types import DTYPES
 from qwtv2_edge.numerics import Numerics
 from qwtv2_edge_executorch import portable, xnnpack
@@ -50,11 +50,12 @@ _CODES: tuple[tuple[type[QwtEdgeError], str], ...] = (
 
 
 def build(graph: Graph, numerics: Numerics, *, delegate: bool, separate: bool = False) -> Build:
-    """Emit ``graph`` node by node; a node that can't be emitted becomes a Problem and the rest is still looked at.
+    """Emit ``graph`` node by node, without those that no output needs; a node that can't be emitted becomes a Problem and the
+    rest is still looked at.
 
     separate: one blob per node, of the nodes that share a blob otherwise.
     """
-    result = Build()
+    result, graph = Build(), truncate(graph, graph.outputs)
     b, numerics = result.program, numerics.for_graph(graph)
     values = {t: b.tensor(graph.tensors[t].shape, DTYPES[graph.tensors[t].dtype]) for t in graph.inputs}
     result.inputs = [values[t] for t in graph.inputs]
