@@ -34,7 +34,7 @@ pytestmark = pytest.mark.runtime
 SAMPLES = 24
 
 #: target that refuses many operators -> the share of graphs that it must take
-FEW = {"executorch-cortex-m": 0.1}
+FEW = {"executorch-cortex-m": 0.18}
 
 
 class Runtimes:

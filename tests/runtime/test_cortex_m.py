@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from cases import CASES, feeds
 from cases.build import RANDOM, Case, act, draw_act, op_case, weighted_case
+from property import graphs
 from requirements import missing
 from small_graphs import integer_graph
 
 import qwtv2_edge as qe
 from qwtv2_edge.backends import EmitOptions, emit, get_numerics
-from qwtv2_edge.errors import RunError, UnsupportedOpError, UsageError
+from qwtv2_edge.errors import QuantizeError, RunError, UnsupportedOpError, UsageError
 from qwtv2_edge.ir import Graph, GraphBuilder, Quantization, TensorType
+from qwtv2_edge.ir.text import to_text
 from qwtv2_edge.ops.conv import Conv2DAttrs, DepthwiseAttrs, TransposeConvAttrs
 from qwtv2_edge.ops.elementwise import BinaryAttrs
 from qwtv2_edge.ops.layout import ConcatAttrs, ResizeAttrs, SliceAttrs
@@ -26,6 +28,7 @@ from qwtv2_edge.ops.spec import NoAttrs
 from qwtv2_edge.runners.host import Session, available
 from qwtv2_edge.simulator.run import run
 from qwtv2_edge_executorch import BACKEND
+from qwtv2_edge_executorch.cortex_m import _Scatter
 from qwtv2_edge_executorch.cortex_m_proxy import KERNELS
 from qwtv2_edge_executorch.program import ProgramBuilder, _View
 
@@ -148,8 +151,54 @@ def test_broadcasts(op, small, session, rng):
     x, y = draw_act(rng, (2, 3, 4, 5), RANDOM), draw_act(rng, small, RANDOM)
     out = Quantization.per_tensor(x.scale * y.scale * 99 if op == "mul" else max(x.scale, y.scale), 7)
     codes = rng.integers(-128, 128, small, np.int8)
-    for operands, constants in (([x, y], {}), ([y, x], {}), ([x, y], {1: codes}), ([y, x], {0: codes})):
+    row = draw_act(rng, (1, 1, 1, 5), RANDOM), draw_act(rng, (2, 3, 4, 1), RANDOM)
+    crossed = (list(row), {1: rng.integers(-128, 128, row[1].shape, np.int8)})
+    for operands, constants in (([x, y], {}), ([y, x], {}), ([x, y], {1: codes}), ([y, x], {0: codes}), crossed):
         assert difference(op_case(op, op, BinaryAttrs(), operands, out, constants=constants).graph, session, rng) == ""
+
+
+#: steps of random graphs that this target never takes
+REFUSED = {"layer_norm", "channel_scale", "channel_add", "l2_normalize", "argmax", "mask_fill", "attention", "resize_bilinear"}
+
+
+def images(m: graphs.Maker) -> tuple[int, ...]:
+    """Several samples at times, and more than 16 channels, from which CMSIS-NN computes otherwise."""
+    return (m.pick([1, 1, 1, 2, 3]), m.int(1, 9), m.int(1, 9), m.pick([1, 2, 3, 4, 8, 17, 33]))
+
+
+def search(seeds: range, session: Session) -> None:
+    """Programs of random graphs for random cores: every byte, and the same file each time."""
+    compared = 0
+    for seed in seeds:
+        rng = np.random.default_rng(seed)
+        graph = graphs.make_graph(seed, range(int(rng.integers(2, 8))), powers=bool(seed % 3 == 0), real=bool(seed % 4 == 0))
+        core = "" if LIBRARY else str(rng.choice(["", *CORES]))
+        if BACKEND.check(graph, TARGET):
+            continue
+        try:
+            assert difference(graph, session, rng, 6, core) == "", f"seed {seed}\n{to_text(graph)}"
+        except QuantizeError:
+            continue  # inputs on which the runtime overflows
+        assert emit(graph, TARGET).data == emit(graph, TARGET).data
+        compared += 1
+    assert compared >= 0.4 * len(seeds)
+
+
+@pytest.fixture
+def own_steps(monkeypatch):
+    """Random graphs of the ops and shapes that matter here."""
+    monkeypatch.setattr(graphs, "OFFERED", {key: [op for op in ops if op not in REFUSED] for key, ops in graphs.OFFERED.items()})
+    monkeypatch.setattr(graphs, "input_shape", images)
+
+
+def test_random_graphs(own_steps, session):
+    search(range(60), session)
+
+
+@pytest.mark.slow
+def test_many_random_graphs(own_steps, session):
+    first = int(os.environ.get("QWTV2_FUZZ_SEED", "20261121"))
+    search(range(first, first + int(os.environ.get("QWTV2_FUZZ_GRAPHS", "2000"))), session)
 
 
 def test_several_samples_at_once(session, rng):
@@ -189,6 +238,22 @@ def test_transposed_convolutions(kernel, stride, crop, channels, session, rng):
     attrs = TransposeConvAttrs(stride, crop)
     case = weighted_case("transposed", "transpose_conv2d", attrs, (1, 5, 5, channels), (3, *kernel, channels), 0, 0, rng, RANDOM)
     assert difference(case.graph, session, rng) == ""
+
+
+def test_the_proxy_refuses_what_kernels_compute_wrong(monkeypatch, rng):
+    """PyTorch computes them right, so that bytes alone would not tell."""
+
+    def asked(size: int, kernel: int, stride: int, crop: tuple[int, int], kind: str) -> _Scatter:
+        return _Scatter(kernel, crop[0], 0, 0)
+
+    monkeypatch.setattr("qwtv2_edge_executorch.cortex_m._scatter", asked)
+    with _session(monkeypatch, "") as session:
+        for kernel, stride, padding, channels in ((3, 2, 1, 4), (3, 2, 2, 4), (1, 2, 0, 4), (2, 2, 2, 20)):
+            attrs = TransposeConvAttrs((stride, stride), ((padding, padding), (0, 0)))
+            shapes = (1, 5, 5, channels), (3, kernel, kernel, channels)
+            case = weighted_case("transposed", "transpose_conv2d", attrs, *shapes, 0, 0, rng, RANDOM)
+            with pytest.raises(RunError, match="or computes them wrong"):
+                difference(case.graph, session, rng)
 
 
 def test_a_linear_layer_with_a_scale_per_channel_is_a_convolution(session, rng):

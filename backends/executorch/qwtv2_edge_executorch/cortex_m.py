@@ -395,11 +395,11 @@ def _scatter(size: int, kernel: int, stride: int, crop: Shape, kind: str) -> _Sc
     before, after = crop
     longer = max(kernel, stride, kernel - after)
     after += longer - kernel
-    if kind == "rows":
-        padding = min(before, after, longer - stride, size * stride)
-        padding -= padding % stride
-    else:
-        padding = min(before, after + stride - 1, longer - 1 if kind == "reversed" else before)
+    padding = min(before, after + stride - 1)
+    if kind == "reversed":
+        padding = min(padding, longer - 1)
+    elif kind == "rows":
+        padding = min(padding, after, longer - stride, size * stride) // stride * stride
     return _Scatter(longer, padding, max(padding - after, 0), before - padding)
 
 
@@ -465,27 +465,29 @@ def _codes(p: CortexM, tensor: str) -> int | np.ndarray:
     return p.graph.constants[tensor] if tensor in p.graph.constants else p.value(tensor)
 
 
-def _channel_vector(codes: np.ndarray, out: Shape) -> np.ndarray:
-    """Constant codes that broadcast to ``out``: as a vector along its last axes where they are one, else in full."""
+def _spread(codes: np.ndarray, out: Shape, as_vector: bool) -> np.ndarray:
+    """Constant codes that broadcast to ``out``: in full, or as a vector along its last axes where they are one."""
     shape = (1,) * (len(out) - codes.ndim) + codes.shape
-    varying = [i for i, d in enumerate(shape) if d > 1]
-    first = min(varying, default=len(out) - 1)
-    if codes.size > 1 and shape[first:] == out[first:]:
+    first = next((i for i, d in enumerate(shape) if d > 1), len(out) - 1)
+    if as_vector and codes.size == 1:
+        return np.full(out[-1:], codes.item(), np.int8)
+    if as_vector and shape[first:] == out[first:]:
         return codes.reshape(out[first:])
-    return np.full(out[-1:], codes.item(), np.int8) if codes.size == 1 else np.array(np.broadcast_to(codes, out))
+    return np.array(np.broadcast_to(codes, out))
 
 
 def _pairwise(p: CortexM, name: str, operands: Sequence[int | np.ndarray], numbers: Sequence[Sequence[int]], out: Shape, about: str) -> int:
-    """Call an operator of two operands, which takes operands of one shape, or one of them as a vector of channels.
+    """Call an operator that takes two operands of one shape, or one of them as a vector of channels.
 
-    What is broadcast along other axes than the first ones has its axes brought to the end, in the other operand too.
+    The axes of an operand that is broadcast become that vector: they are brought to the end of the other one.
 
     Args:
         numbers: what follows the first operand, and the second.
         about: the op and its shapes, for the message.
     """
     b = p.program
-    values = [b.constant(_channel_vector(v, out)) if isinstance(v, np.ndarray) else v for v in operands]
+    as_vector = any(not isinstance(v, np.ndarray) and prod(p.shape(v)) == prod(out) for v in operands)
+    values = [b.constant(_spread(v, out, as_vector)) if isinstance(v, np.ndarray) else v for v in operands]
     shapes = [(1,) * (len(out) - len(p.shape(v))) + p.shape(v) for v in values]
 
     def call(x: int, y: int, shape: Shape, dim_order: Shape | None) -> int:
@@ -516,7 +518,7 @@ def _about(p: CortexM, node: Node) -> str:
     return f"{node.op} of {first} and {second}"
 
 
-#: a zero point with its table of negative codes: ``-1 - q`` over ``-1 - z`` is what ``z - q`` stands for, and always 8 bits
+#: table of negated values: ``(-1 - q) - (-1 - z)`` is ``-(q - z)``, and both are 8 bits
 NEGATIVE = ~np.arange(-128, 128)
 
 
@@ -556,7 +558,7 @@ def _prelu(p: CortexM, node: Node) -> int:
     positive = np.maximum(codes - x_type.zero_point, 0)
     high = p.look_up(x, fp.to_codes(fp.multiply_quantized(positive, *above), out.zero_point))
     low = p.look_up(x, np.minimum(codes, x_type.zero_point))
-    low = _product(p, (low, p.graph.constants[node.inputs[1]]), (x_type, slope, out), _about(p, node))
+    low = _product(p, (low, _codes(p, node.inputs[1])), (x_type, slope, out), _about(p, node))
     same = fp.left_shift_add_params(out.scale, out.scale, out.scale)
     numbers = p.integers(out.zero_point, *same.first), p.integers(out.zero_point, *same.second, out.zero_point, *same.output, -128, 127)
     return _pairwise(p, "quantized_add", (high, low), numbers, out.shape, _about(p, node))
@@ -634,7 +636,10 @@ def _transpose(p: CortexM, node: Node) -> int:
 
 
 def _permuted(p: CortexM, x: int, perm: Sequence[int], out: int | None = None) -> int:
-    """``x`` with its axes in order ``perm``, written to ``out`` where that is given; axes that stay side by side count as one."""
+    """``x`` with its axes in order ``perm``, written to ``out`` where that is given.
+
+    Axes that stay side by side count as one. Where more are left than the operator takes, one is moved after the other.
+    """
     shape = p.shape(x)
     runs: list[list[int]] = []
     for axis in (i for i in perm if shape[i] > 1):
@@ -649,7 +654,12 @@ def _permuted(p: CortexM, x: int, perm: Sequence[int], out: int | None = None) -
     if len(runs) < 2:
         runs, shape, x = [[0]], (prod(shape),), p.program.alias(x, (prod(shape),))  # a copy
     if len(runs) > MOST_AXES:
-        raise GraphError(f"transpose {tuple(perm)} of {shape} moves {len(runs)} axes, Cortex-M {MOST_AXES} at most", fix="split it in two")
+        axes = list(range(len(perm)))
+        for i, axis in enumerate(perm):
+            at = axes.index(axis)
+            x = _permuted(p, x, [*range(i), at, *range(i, at), *range(at + 1, len(perm))])
+            axes.insert(i, axes.pop(at))
+        return x if out is None else _permuted(p, x, range(len(perm)), out)
     order = sorted(range(len(runs)), key=lambda i: runs[i][0])
     merged = [prod(shape[a] for a in runs[i]) for i in order]
     places = [order.index(i) for i in range(len(runs))]

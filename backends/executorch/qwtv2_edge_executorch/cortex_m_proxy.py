@@ -184,6 +184,8 @@ class Proxy:
             if namespace != "cortex_m" or operator.overload != "out":
                 raise ValueError(f"{operator.name}.{operator.overload} is no Cortex-M operator")
             *args, out, _ = (self.values[i] for i in call.args)
+            if name in LIMITS and not LIMITS[name](_shape(args[0]), *args[1:]):
+                raise ValueError(f"{operator.name} of {_shape(args[0])}: the kernel refuses such arguments, or computes them wrong")
             _spoil_scratch(args)
             result = _compute(name, args, len(self.arenas))
             if result.shape != out.samples.shape or result.dtype != out.rows.dtype:
@@ -197,6 +199,11 @@ class Proxy:
     def get(self) -> list[np.ndarray]:
         outputs = (self.values[i].samples for i in self.plan.outputs)
         return [np.array(a.reshape(-1, *a.shape[2:])) for a in outputs]
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:
+    """Of one sample."""
+    return tuple(tensor.samples.shape[1:] if isinstance(tensor, Planned) else tensor.shape)
 
 
 def _spoil_scratch(args: Sequence[Any]) -> None:
@@ -406,3 +413,26 @@ def _stay_apart(name: str, args: Sequence[Any]) -> bool:
     if name == "pad":
         return bool(args[1][0] == args[2][0] == 0)
     return name != "softmax" or len(args[0].axes) > 1
+
+
+# ---------------------------------------------------------------- what the kernels can't do, and Python forms don't mind
+
+
+def _transposed_right(x: tuple[int, ...], w: Any, bias: Any, stride: list[int], padding: list[int], extra: list[int], *rest: Any) -> bool:
+    """The direct kernel begins with the first multiple of the stride, writes ``stride`` rows for each row of the input, and reads no
+    outputs beyond the last window. Source: CMSIS-NN dbf45dbf, arm_transpose_conv_s8.c, arm_transpose_conv_wrapper_s8.c"""
+    rows, columns = zip(w.shape[1:3], stride, padding, extra, strict=True)
+    if max(stride) <= 2 and x[1] > 16:  # computed as a convolution, padded by what is left of the kernel
+        return all(kernel > pad for kernel, _, pad, _ in (rows, columns))
+    kernel, step, pad, _ = rows
+    whole = pad % step == 0 and pad + step <= kernel and pad <= step * x[2]
+    return whole and all(kernel >= step and extra <= pad for kernel, step, pad, extra in (rows, columns))
+
+
+#: operator -> (shape of the first operand, further arguments) -> whether its kernel computes that
+LIMITS: dict[str, Callable[..., bool]] = {
+    "quantized_depthwise_conv2d": lambda x, *_: x[0] == 1,
+    "quantized_transpose_conv2d": _transposed_right,
+    "transpose": lambda x, *_: 1 <= len(x) <= 4,
+    "pad": lambda x, *_: 1 <= len(x) <= 4,
+}

@@ -112,7 +112,8 @@ _NONE = "its operators have none for it"
 #: what Cortex-M can't execute, whatever the shapes
 CORTEX_M_REFUSES: Mapping[str, str] = {
     "resize_bilinear": "its operators have no resizing",
-    **dict.fromkeys(("layer_norm", "channel_scale", "channel_add", "l2_normalize"), _NARROW),
+    **dict.fromkeys(("layer_norm", "l2_normalize"), "its operators take no roots"),
+    **dict.fromkeys(("channel_scale", "channel_add"), _NARROW),
     **dict.fromkeys(("embedding", "argmax", "mask_fill"), _NONE),
     **dict.fromkeys(map(wide_key, OPS), _NARROW),
 }
