@@ -46,6 +46,15 @@ def test_import_is_light():
     assert not tops.intersection(HEAVY)
 
 
+def test_names_are_loaded_when_they_are_used():
+    """Until then the command has no ear for Ctrl-C."""
+    python(
+        "import sys, qwtv2_edge.__main__; assert 'numpy' not in sys.modules;"
+        "import qwtv2_edge as qe; assert all(hasattr(qe, name) for name in qe.__all__);"
+        "assert qe.errors.UsageError.exit_code == 2; assert set(qe.__all__) <= set(dir(qe)); assert not hasattr(qe, 'nothing')"
+    )
+
+
 def test_numpy_is_enough_to_import():
     python(BLOCK + "import qwtv2_edge")
 
