@@ -242,7 +242,7 @@ def verify_command(
     inputs: Annotated[Path | None, typer.Option("--inputs", help=".npz; edge patterns always run too.", show_default=False)] = None,
     samples: Annotated[int | None, typer.Option("--samples", help="At most this many of the inputs.", min=1, show_default=False)] = None,
     device: Annotated[
-        str, typer.Option("--device", help="host, qemu:cortex-a53|cortex-a76|max, ssh:[USER@]HOST, or board:cortex-m4|m7|m33|m55.")
+        str, typer.Option("--device", help="host, qemu:cortex-a53|cortex-a76|max, ssh:[USER@]HOST, or board:cortex-m3|m4|m7|m33|m55.")
     ] = "host",
 ) -> int:
     """Run artifacts in their real runtimes and compare every byte with the simulator."""
@@ -558,7 +558,7 @@ def inspect_command(ui: Ui, path: ModelPath) -> int:
 def fit_command(
     ui: Ui,
     path: ModelPath,
-    target: Annotated[str, typer.Option("--target", help="cortex-m4, -m7, -m33, -m55, or ethos-u55-128 and the like.", show_default=False)],
+    target: Annotated[str, typer.Option("--target", help="cortex-m0plus, -m3, -m4, -m7, -m33, -m55, or ethos-u55-128", show_default=False)],
     runtime: Annotated[str, typer.Option("--runtime", help="tflite-micro, c or executorch-cortex-m.")] = "tflite-micro",
     flash: Annotated[str | None, typer.Option("--flash", help="Budget, e.g. 512K or 1M.", show_default=False)] = None,
     ram: Annotated[str | None, typer.Option("--ram", help="Budget, e.g. 128K.", show_default=False)] = None,

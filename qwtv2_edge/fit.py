@@ -154,8 +154,8 @@ def parse_size(text: str) -> int:
 
 
 def parse_device(text: str) -> str:
-    """One of DEVICES; "m7" stands for "cortex-m7". Raises UsageError that lists them."""
-    name = text.lower()
+    """One of DEVICES; "m7" stands for "cortex-m7", "m0+" for "cortex-m0plus". Raises UsageError that lists them."""
+    name = text.lower().replace("m0+", "m0plus")
     name = name if name in DEVICES else f"cortex-{name}"
     if name not in DEVICES:
         raise UsageError(f"unknown device '{text}'", fix=f"one of: {', '.join(DEVICES)}")

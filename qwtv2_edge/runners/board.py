@@ -86,12 +86,13 @@ class Board:
 
 
 MB = 1 << 20
-#: M4, M7, M33: the board's static RAMs 1 and 2+3; M55: QSPI flash and internal SRAM, vectors in tightly coupled memory.
+#: M3, M4, M7, M33: the board's static RAMs 1 and 2+3; M55: QSPI flash and internal SRAM, vectors in tightly coupled memory.
 #: Cores with the security extension start and stay in the secure state, so these are secure addresses.
 #: Source: Arm's application notes of these numbers; qemu 7.2, hw/arm/mps2.c and mps2-tz.c
 BOARDS: Mapping[str, Board] = {
     board.core: board
     for board in (
+        Board("cortex-m3", "mps2-an385", 0, Memory(0, 4 * MB), Memory(0x2000_0000, 4 * MB)),
         Board("cortex-m4", "mps2-an386", 0, Memory(0, 4 * MB), Memory(0x2000_0000, 4 * MB)),
         Board("cortex-m7", "mps2-an500", 0, Memory(0, 4 * MB), Memory(0x2000_0000, 4 * MB)),
         Board("cortex-m33", "mps2-an505", 0x1000_0000, Memory(0x1000_0000, 4 * MB), Memory(0x3800_0000, 4 * MB)),

@@ -21,7 +21,7 @@ FORMS = {
     "adb[:SERIAL]": "an Android phone, by the demo app or a runtime's own command-line tool",
     "ssh:[USER@]HOST": "an ARM Linux board, by the Python and the wheels there",
     "qemu:CPU": "an emulated ARM core: cortex-a53, cortex-a76 or max",
-    "board:CORE": "an emulated board, for generated C: cortex-m4, cortex-m7, cortex-m33 or cortex-m55",
+    "board:CORE": "an emulated board, for generated C: cortex-m3, cortex-m4, cortex-m7, cortex-m33 or cortex-m55",
 }
 
 #: seconds of one chunk of a series; what is measured is kept after each

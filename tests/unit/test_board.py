@@ -18,7 +18,7 @@ def test_boards_by_name():
     assert open_place("board:cortex-m55").name == "board:cortex-m55"
     with pytest.raises(UsageError, match="no board with the core 'cortex-a53'") as caught:
         open_place("board:cortex-a53")
-    assert caught.value.fix == "one of: cortex-m4, cortex-m7, cortex-m33, cortex-m55"
+    assert caught.value.fix == "one of: cortex-m3, cortex-m4, cortex-m7, cortex-m33, cortex-m55"
     with pytest.raises(UsageError, match="unknown device 'board:'"):
         open_place("board:")
 

@@ -43,6 +43,7 @@ def test_other_texts_are_no_sizes(text):
 
 def test_devices():
     assert parse_device("m7") == parse_device("Cortex-M7") == "cortex-m7"
+    assert parse_device("m0+") == parse_device("Cortex-M0+") == "cortex-m0plus"
     assert parse_device("ethos-u55-128") == "ethos-u55-128"
     with pytest.raises(UsageError, match="unknown device 'm9'"):
         parse_device("m9")
