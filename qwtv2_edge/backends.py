@@ -211,7 +211,7 @@ def choose_numerics(
     """
     possible = [t for t in tables_on(target, family) if not lacks(t.runner)]
     if names is None and not possible:
-        why = "; ".join(sorted({lacks(t.runner) for t in tables_on(target, family)}))
+        why = "; ".join(sorted({lacks(t.runner) for t in numerics_of(target)} - {""}))
         raise UsageError(f"no numerics of target '{target}' runs on {where} ({family})" + (f": {why}" if why else ""))
     if names is None:
         return possible

@@ -727,8 +727,9 @@ def show_comparison(console: Console, c: dict[str, Any], paths: tuple[Path, Path
     console.print("same op list" if c["same_op_list"] else "the op lists differ")
     if not c["same_evaluation"]:
         console.print("the two were evaluated on different data")
-    for doubt in c["doubts"]:
-        console.print(f"doubtful: {escape(doubt)}", soft_wrap=True)
+    for target, latency in c["latency"].items():
+        if latency["reasons"]:
+            console.print(f"doubtful: {target}: {escape('; '.join(latency['reasons']))}", soft_wrap=True)
     for target, why in c["not_timed"].items():
         console.print(f"not timed: {target}: {escape(why)}", soft_wrap=True)
     if not c["complete"]:

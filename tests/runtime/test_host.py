@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from qwtv2_edge.backends import emit
 from qwtv2_edge.errors import MissingToolError, RunError, UsageError
 from qwtv2_edge.runners import host
 from qwtv2_edge.runners.host import WORKER, Session, available, run_artifact
+from qwtv2_edge.runners.programs import call
 
 pytestmark = pytest.mark.runtime
 
@@ -134,3 +138,65 @@ def test_missing_package_comes_with_the_way_to_get_it(tmp_path, monkeypatch):
 def test_unknown_runner():
     with pytest.raises(UsageError, match="unknown runner"):
         Session("litert-gpu")
+
+
+COMPILER = """#!/bin/sh
+[ "$1" = --version ] && exec echo cc 1.0
+sleep 100 &
+echo $$ $! $PPID >{told}
+: >"$TMPDIR/object.s"
+echo "$TMPDIR" >>{told}
+wait
+"""
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def slow_compiler(folder: Path) -> tuple[Path, Path]:
+    """A compiler that never ends, and the file in which it tells its processes and its folder."""
+    compiler, told = folder / "slow-cc", folder / "told"
+    compiler.write_text(COMPILER.format(told=told))
+    compiler.chmod(0o755)
+    return compiler, told
+
+
+def assert_nothing_left(told: Path) -> None:
+    processes, folder = told.read_text().splitlines()
+    own, child, _ = map(int, processes.split())
+    end = time.monotonic() + 10
+    while not (gone(own) and gone(child) and not Path(folder).exists()):
+        assert time.monotonic() < end, (gone(own), gone(child), Path(folder).exists())
+        time.sleep(0.02)
+
+
+def test_a_compiler_ends_with_its_worker(tmp_path, monkeypatch):
+    """Killed in the middle, the worker itself can clear nothing up."""
+    compiler, told = slow_compiler(tmp_path)
+    monkeypatch.setenv("CC", str(compiler))
+    with pytest.raises(RunError, match="generated C did not answer 'load' within 3 s"):
+        Session("c", emit(GRAPH, "c").data, timeout_s=3)
+    assert_nothing_left(told)
+
+
+def test_a_program_ends_with_those_it_started(tmp_path):
+    compiler, told = slow_compiler(tmp_path)
+    (tmp_path / "work").mkdir()
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            call([str(compiler)], folder=tmp_path / "work")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert told.read_text().splitlines()[1] == str(tmp_path / "work")
+    shutil.rmtree(tmp_path / "work")
+    assert_nothing_left(told)
