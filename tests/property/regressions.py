@@ -18,6 +18,7 @@ from qwtv2_edge.ops.layout import PadAttrs, ReshapeAttrs
 from qwtv2_edge.ops.linear import FullyConnectedAttrs
 from qwtv2_edge.ops.matmul import BatchMatmulAttrs
 from qwtv2_edge.ops.pool import ReduceAttrs, SoftmaxAttrs
+from qwtv2_edge.ops.spec import NoAttrs
 
 
 def _graph(name: str, x: TensorType, make: Callable[[GraphBuilder, str], str]) -> Graph:
@@ -189,6 +190,30 @@ ATTRS = {
     "mean": ReduceAttrs((1,)),
 }
 
+
+def overwritten(way: str) -> Graph:
+    """A tensor that LiteRT's planner lets the last sum overwrite, through a reshape in between, before the product reads it."""
+
+    def make(b: GraphBuilder, x: str) -> str:
+        def plus(t: str) -> str:
+            type = _int8(b.tensors[t].shape, 0.06, 3)
+            codes = np.random.default_rng(0).integers(-128, 128, type.shape, dtype=np.int8)
+            return b.add("add", (t, b.constant("k", codes, type)), BinaryAttrs(), name="add", out_types=(type,))[0]
+
+        def reshaped(t: str, shape: tuple[int, ...]) -> str:
+            return b.add("reshape", (t,), ReshapeAttrs(shape), name="reshape", out_types=(_int8(shape, 0.06, 3),))[0]
+
+        (start,) = b.add("requantize", (x,), NoAttrs(), name="start", out_types=(_int8((1, 2, 12), 0.06, 3),))
+        read = reshaped(start, (1, 2, 2, 6)) if way == "chain" else plus(start)
+        later = reshaped(read, (1, 1, 24)) if way == "siblings" else read
+        last = plus(reshaped(read, (1, 24)))
+        (other,) = b.add("mul", (later, later), BinaryAttrs(), name="mul", out_types=(_int8(b.tensors[later].shape, 0.3, 3),))
+        (flat,) = b.add("reshape", (other,), ReshapeAttrs((1, 24)), name="flat", out_types=(_int8((1, 24), 0.3, 3),))
+        return b.add("sub", (last, flat), BinaryAttrs(), name="sub", out_types=(_int8((1, 24), 0.4, 0),))[0]
+
+    return _graph(f"overwritten-{way}", _int8((1, 2, 12), 0.05, 3), make)
+
+
 REGRESSIONS: tuple[Graph, ...] = (
     flat_softmax(),
     steep_softmax(),
@@ -199,6 +224,7 @@ REGRESSIONS: tuple[Graph, ...] = (
     short_transposed_kernel(),
     grouped_on_16_bits(),
     padded_in_float(),
+    *(overwritten(way) for way in ("sum", "chain", "siblings")),
     square(),
     left_over(),
     *(many_axes(op, rank) for op in ATTRS for rank in (5, 6, 7)),

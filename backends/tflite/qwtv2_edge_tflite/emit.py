@@ -12,6 +12,7 @@ from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.serde import graph_hash
 from qwtv2_edge.numerics import FLOAT_OPS, packed_key, rule_key
 from qwtv2_edge_tflite import micro
+from qwtv2_edge_tflite.inplace import copy_what_is_overwritten
 from qwtv2_edge_tflite.numerics import NUMERICS
 from qwtv2_edge_tflite.ops import Emission, Limit, Rule
 from qwtv2_edge_tflite.schema import FlatModel, OperatorRow, serialize
@@ -146,6 +147,7 @@ def emit(graph: Graph, target: str, options: EmitOptions) -> Artifact:
     for t in graph.outputs:
         outputs.append(e.use(t))
         nodes += [made_by[t].name] * (len(e.operators) - len(nodes))  # the codes of a 16-bit output
+    nodes = copy_what_is_overwritten(e, nodes)
     digest = graph_hash(graph)
     manifest = {"graph_hash": digest, **options.manifest}
     model = FlatModel(
