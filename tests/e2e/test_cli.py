@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -326,6 +327,30 @@ def test_flipped_artifact_of_an_export_folder(cli, exported, tmp_path):
         (tmp_path / name).write_bytes(data)
         refused(cli("verify", tmp_path), 2, name, "SHA-256")
         (tmp_path / name).write_bytes((exported / name).read_bytes())
+
+
+HOSTILE = [
+    ("manifest.json", "[" * 100_000, "not valid JSON"),
+    ("manifest.json", '{"artifacts": 1}', "lists no artifacts"),
+    ("manifest.json", '{"artifacts": {"tflite": {"file": "../x", "sha256": ""}}}', "'../x'"),
+    ("manifest.json", '{"artifacts": {"tflite": {"file": "\\u0000", "sha256": ""}}}', "no export writes"),
+    ("manifest.json", '{"artifacts": {"later": {"file": "model.tflite", "sha256": ""}}}', "'later'"),
+    ("report.json", '{"artifacts": {"tflite": "x"}}', "not the report of an export"),
+    ("report.json", '{"metrics": {"litert-reference": "high"}}', "not the report of an export"),
+]
+
+
+@pytest.mark.parametrize(("name", "text", "message"), HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_documents_of_an_export_folder(cli, exported, tmp_path, name, text, message):
+    folder = tmp_path / "out"
+    shutil.copytree(exported, folder)
+    (folder / name).write_text(text)
+    refused(cli("inspect", folder), 2, name, message)
+    refused(cli("compare", folder, exported, "--runs", "0"), 2, name, message)
+    if name == "manifest.json":
+        done = cli("inspect", folder / "model.tflite")
+        assert "Traceback" not in done.err
+        assert done.code == 2
 
 
 def test_out_that_is_a_file_or_not_writable(cli, place):

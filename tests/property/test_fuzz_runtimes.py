@@ -50,7 +50,7 @@ class Runtimes:
         """The process of ``runner``, None where there is none."""
         if runner not in self.sessions:
             try:
-                self.sessions[runner] = session = Session(runner, timeout_s=120, place=self.place)
+                self.sessions[runner] = session = Session(runner, place=self.place)
                 session.find_versions()
             except (MissingToolError, UsageError):  # not installed here, not made for such processors
                 self.sessions[runner] = None
