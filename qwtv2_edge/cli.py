@@ -283,7 +283,7 @@ def verify_command(
 
     def show(console: Console) -> None:
         for r in results.values():
-            console.print(escape(r.text()), style="" if r.ok else "red")
+            console.print(escape(r.text()), style="" if r.ok else "red", soft_wrap=True)
         if left_out:
             console.print(f"left out, {place.name} can't run them: {escape(in_groups(left_out))}", soft_wrap=True)
 

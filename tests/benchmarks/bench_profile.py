@@ -2,7 +2,7 @@
 
     python tests/benchmarks/bench_profile.py [--net NAME]... [--target NAME]... [--rounds N] [--markdown FILE]
 
-Each network at 8 bits, one thread: percentiles over three starts of the runtime and the spread of their medians; times per op, traced
+Each network at 8 bits, one thread: percentiles over several starts of the runtime and the spread of their medians; times per op, traced
 to nodes; the median with a clock on every op against without; a network compensated (cwac) against one that is not, in turns.
 Run it on a machine that does nothing else. --markdown: the tables, beside the JSON on standard output.
 """
