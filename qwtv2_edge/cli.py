@@ -374,7 +374,7 @@ def evaluate_command(
         result = evaluate(
             graph, samples, names, artifacts={t: a.data for t, a in opened.artifacts.items()}, metric=metric, progress=progress
         )
-    declared = {n: t.promise != "exact" or bool(set(t.bounds) & {x.op for x in graph.nodes}) for n, t in all_numerics().items()}
+    declared = {n: t.promise != "exact" or t.declared_lsb(graph) is not None for n, t in all_numerics().items()}
     ok = not result.failed and not any(t.different and not declared[n] for n, t in result.compared.items())
     document = {
         "ok": ok,
