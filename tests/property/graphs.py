@@ -390,8 +390,8 @@ def clamp(op: str):
 
 def reshape(m: Maker, x: str) -> str | None:
     shape = m.type(x).shape
-    target = m.pick([(1, prod(shape[1:])), (1, *shape[1:-1][::-1], shape[-1]), (1, 1, prod(shape[1:-1]), shape[-1])])
-    return m.same("reshape", x, ReshapeAttrs(target))
+    target = m.pick([(prod(shape[1:]),), (*shape[1:-1][::-1], shape[-1]), (1, prod(shape[1:-1]), shape[-1])])
+    return m.same("reshape", x, ReshapeAttrs((shape[0], *target)))
 
 
 def transpose(m: Maker, x: str) -> str | None:
@@ -516,12 +516,13 @@ def argmax(m: Maker, x: str) -> str | None:
 
 
 def mask_for(m: Maker, shape: tuple[int, ...]) -> str:
-    """A mask that spreads to ``shape``: a constant, a causal one, or of the last axis as a graph input."""
+    """A mask that spreads to ``shape``: a constant, a causal one, or of the first and last axes as a graph input."""
     last = (*(1 for _ in shape[:-1]), shape[-1])
     if m.chance(0.6):
-        given = [t for t, v in m.values.items() if m.type(t).quantization == MASK and m.type(t).shape == (1, shape[-1])]
-        mask = m.pick(given) if given else m.input("keep", TensorType((1, shape[-1]), "int8", MASK))
-        return m.add("reshape", (mask,), ReshapeAttrs(last), MASK) if len(shape) > 2 else mask
+        ends = (shape[0], shape[-1])
+        given = [t for t, v in m.values.items() if m.type(t).quantization == MASK and m.type(t).shape == ends]
+        mask = m.pick(given) if given else m.input("keep", TensorType(ends, "int8", MASK))
+        return m.add("reshape", (mask,), ReshapeAttrs((shape[0], *last[1:])), MASK) if len(shape) > 2 else mask
     if shape[-1] == shape[-2] and m.chance(0.5):
         keep = np.tri(shape[-1], dtype=bool).reshape(*(1 for _ in shape[:-2]), *shape[-2:])
     else:
@@ -534,8 +535,8 @@ def mask_fill(m: Maker, x: str) -> str | None:
 
 
 def attention(m: Maker, x: str) -> str | None:
-    """Self-attention over (1, tokens, width), and the residual sum behind it more often than not."""
-    _, tokens, width = m.type(x).shape
+    """Self-attention over (batch, tokens, width), and the residual sum behind it more often than not."""
+    batch, tokens, width = m.type(x).shape
     heads, dtype = m.pick([1, 1, 2, 3, 4]), m.type(x).dtype
     depth = m.pick([1, 4, 8, 9])
     if tokens > 40 or width > 64:
@@ -544,7 +545,7 @@ def attention(m: Maker, x: str) -> str | None:
     def projected() -> str:
         w_shape = (heads * depth, width)
         y = m.weighted("fully_connected", x, w_shape, 0, width, FullyConnectedAttrs())
-        y = m.same("reshape", y, ReshapeAttrs((1, tokens, heads, depth)))
+        y = m.same("reshape", y, ReshapeAttrs((batch, tokens, heads, depth)))
         return m.same("transpose", y, TransposeAttrs((0, 2, 1, 3)))
 
     q, k, v = projected(), m.balanced(projected()), m.balanced(projected())
@@ -561,7 +562,7 @@ def attention(m: Maker, x: str) -> str | None:
         weights = m.widened(weights)
     y = m.add("batch_matmul", (weights, v), BatchMatmulAttrs())
     y = m.same("transpose", y, TransposeAttrs((0, 2, 1, 3)))
-    y = m.same("reshape", y, ReshapeAttrs((1, tokens, heads * depth)))
+    y = m.same("reshape", y, ReshapeAttrs((batch, tokens, heads * depth)))
     if m.chance(0.3):
         return y
     y = m.weighted("fully_connected", y, (width, heads * depth), 0, heads * depth, FullyConnectedAttrs())
@@ -618,11 +619,12 @@ OFFERED = {
 
 
 def input_shape(m: Maker) -> tuple[int, ...]:
+    batch = m.pick([1, 1, 1, 1, 1, 1, 1, 3])
     if m.chance(0.7):
-        return (1, m.int(1, 8), m.int(1, 8), m.pick([1, 2, 3, 6, 8, 12, 16, 17]))
+        return (batch, m.int(1, 8), m.int(1, 8), m.pick([1, 2, 3, 6, 8, 12, 16, 17]))
     if m.chance(0.5):
-        return (1, m.pick([1, 3, 8, 33, 300]))
-    return (1, m.int(1, 6), m.pick([1, 4, 16, 20]))
+        return (batch, m.pick([1, 3, 8, 33, 300]))
+    return (batch, m.int(1, 6), m.pick([1, 4, 16, 20]))
 
 
 def take_step(m: Maker) -> None:
@@ -674,9 +676,12 @@ def make_graph(seed: int, steps: Sequence[int], *, powers: bool, real: bool) -> 
     for step in steps:
         m.rng = np.random.default_rng((seed, step))
         take_step(m)
-    # what nobody reads becomes an output, so that nothing is computed in vain
+    # what nobody reads becomes an output, so that nothing is computed in vain; and at times what is read
     read = {t for n in m.b.nodes for t in n.inputs}
-    outputs = [t for n in m.b.nodes for t in n.outputs if t not in read and n.op != "quantize"]
+    made = [t for n in m.b.nodes for t in n.outputs if n.op != "quantize"]
+    m.rng = np.random.default_rng((seed, len(steps), 1))
+    also = m.pick(made) if made and m.chance(0.25) else ""
+    outputs = [t for t in made if t not in read or t == also]
     if not outputs:
         first, shape = m.live[0], m.type(m.live[0]).shape
         pooled = len(shape) == 4 and m.type(first).dtype == "int8"

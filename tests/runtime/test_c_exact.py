@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from dataclasses import replace
@@ -13,10 +14,12 @@ from cases import CASES, Case, feeds
 from cases.merge import cases_of, merge, outcome
 from compiled import SANITIZERS, WARNINGS, compiled, execute
 from models import build_net, calibration_of, tiny_mlperf
+from property.graphs import STEPS, Maker, make_graph
 from requirements import ROOT, missing
 
 import qwtv2_edge as qe
 from qwtv2_edge.backends import Artifact, emit, get_numerics
+from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.runners.arm_none_eabi import CORES, compile_object, compiler_version, run_tool
 from qwtv2_edge.runners.board import BOARDS, run_on_board
 from qwtv2_edge.runners.host import Session, available
@@ -53,6 +56,11 @@ def one_per_kernel() -> tuple[Case, ...]:
 def network(name: str) -> qe.Graph:
     samples = calibration_of(name, 24)
     return qe.quantize(qe.capture(build_net(name), (samples[:1],)), samples).graph
+
+
+def on_board(core: str):
+    """What runs an artifact on the emulated board with ``core``."""
+    return lambda artifact, inputs: run_on_board(BOARDS[core], artifact.data, inputs).outputs
 
 
 def in_the_runner(artifact: Artifact, inputs):
@@ -122,10 +130,7 @@ def test_every_kernel_is_exact_on_boards(core, rng, require):
     require("arm-none-eabi-gcc", bool(compiler_version()), "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi")
     require("qemu-system-arm", shutil.which("qemu-system-arm") is not None, "apt-get install qemu-system-arm")
 
-    def execute_emulated(artifact, inputs):
-        return run_on_board(BOARDS[core], artifact.data, inputs).outputs
-
-    assert outcome(one_per_kernel(), 8, rng, execute_emulated) == []
+    assert outcome(one_per_kernel(), 8, rng, on_board(core)) == []
 
 
 @pytest.mark.slow
@@ -134,10 +139,69 @@ def test_every_kernel_is_exact_on_boards(core, rng, require):
 @pytest.mark.parametrize("core", BOARDS)
 @pytest.mark.usefixtures("quick_plans")
 def test_every_case_is_exact_on_boards(core, family, rng):
-    def execute_emulated(artifact, inputs):
-        return run_on_board(BOARDS[core], artifact.data, inputs).outputs
+    assert outcome(cases_of(family), 8, rng, on_board(core)) == []
 
-    assert outcome(cases_of(family), 8, rng, execute_emulated) == []
+
+# ---------------------------------------------------------------- random graphs: activations that share memory
+
+
+@cache
+def random_cases(first: int, count: int) -> tuple[Case, ...]:
+    """Random graphs that C takes, from the seed ``first`` on."""
+    found: list[Case] = []
+    for seed in itertools.count(first):
+        graph = make_graph(seed, range(3 + seed % 8), powers=seed % 3 == 0, real=seed % 2 == 0)
+        if not build(graph)[1] and not any(n.op == "dequantize" and n.outputs[0] not in graph.outputs for n in graph.nodes):
+            found.append(Case(f"seed {seed}", graph))
+        if len(found) == count:
+            return tuple(found)
+
+
+@pytest.mark.usefixtures("quick_plans")
+def test_random_graphs_are_exact_and_clean(rng, tmp_path):
+    def execute_sanitized(artifact, inputs):
+        return execute(compiled(artifact, tmp_path, *WARNINGS, *SANITIZERS, "-O1", "-g"), artifact, inputs)
+
+    assert outcome(random_cases(0, 40), 8, rng, execute_sanitized) == []
+
+
+@pytest.mark.qemu
+@pytest.mark.parametrize("core", ["cortex-m4", "cortex-m55"])
+@pytest.mark.usefixtures("quick_plans")
+def test_random_graphs_are_exact_on_boards(core, rng, require):
+    require("arm-none-eabi-gcc", bool(compiler_version()), "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi")
+    require("qemu-system-arm", shutil.which("qemu-system-arm") is not None, "apt-get install qemu-system-arm")
+    assert outcome(random_cases(0, 40), 4, rng, on_board(core)) == []
+
+
+def window_chain(seed: int) -> Case:
+    """Windows one after the other, whose rows are written where rows that were read had been."""
+    m = Maker(seed, powers=False)
+    shape = (m.int(1, 2), m.int(4, 20), m.int(1, 3), m.int(1, 8))
+    m.live.append(m.input("x", TensorType(shape, "int8", Quantization.per_tensor(0.05, m.int(-128, 127)))))
+    while len(m.live) < 5:
+        STEPS[m.pick(["conv2d", "conv2d", "depthwise_conv2d", "max_pool2d", "avg_pool2d"])][0](m, m.live[-1])
+    m.b.outputs = [m.live[-1]]
+    return Case(f"windows {seed}", m.b.freeze())
+
+
+def test_windows_that_run_over_their_inputs_are_exact(rng, tmp_path):
+    """Each network with a plan of its own, which is tighter than one for many."""
+    for case in map(window_chain, range(25)):
+        assert outcome([case], 4, rng, lambda artifact, inputs: execute(compiled(artifact, tmp_path, "-O1"), artifact, inputs)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", ["", *BOARDS])
+def test_many_random_graphs_are_exact(core, rng, tmp_path):
+    """Each graph with the plan that it would have alone."""
+
+    def execute_sanitized(artifact, inputs):
+        return execute(compiled(artifact, tmp_path, *WARNINGS, *SANITIZERS, "-O1", "-g"), artifact, inputs)
+
+    first, count = int(os.environ.get("QWTV2_FUZZ_SEED", "20261121")), int(os.environ.get("QWTV2_FUZZ_GRAPHS", "200"))
+    for case in random_cases(first, count):
+        assert outcome([case], 8, rng, on_board(core) if core else execute_sanitized) == []
 
 
 # ---------------------------------------------------------------- CMSIS-NN
