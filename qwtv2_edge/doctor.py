@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from qwtv2_edge.backends import all_numerics
 from qwtv2_edge.errors import MissingToolError
 from qwtv2_edge.evaluation import Progress, silent
+from qwtv2_edge.runners.adb_client import find_adb
 from qwtv2_edge.runners.arm import RUNTIMES, prepared
 from qwtv2_edge.runners.board import tool_versions
 from qwtv2_edge.runners.host import HOST, available
+from qwtv2_edge.runners.ssh import find_ssh
 
 #: distribution -> (extra that brings it, what it is for)
 PACKAGES: dict[str, tuple[str, str]] = {
@@ -26,6 +29,12 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "tflite-micro": ("tflite-micro", "run .tflite on TFLite Micro's kernels"),
     "jinja2": ("report", "report.html"),
     "scipy": ("profile", "significance of compared latencies"),
+    "ethos-u-vela": ("vela", "fit on Ethos-U"),
+}
+#: device -> (what it is for, the client that reaches it; raises MissingToolError)
+CLIENTS: dict[str, tuple[str, Callable[[], str]]] = {
+    "ssh": ("runtimes on other computers", find_ssh),
+    "adb": ("profiles on phones", find_adb),
 }
 #: the Python this version is proved on
 PYTHON = "3.11"
@@ -73,7 +82,7 @@ def examine(progress: Progress = silent) -> list[Finding]:
         else:
             out.append(Finding(name, "numerics", "missing", "", wanted, numerics.runtime, found))
     progress("start each runtime", len(table), len(table))
-    return [*out, _emulated(), _boards()]
+    return [*out, _emulated(), _boards(), *(_client(device, use, find) for device, (use, find) in CLIENTS.items())]
 
 
 def _python() -> Finding:
@@ -109,6 +118,13 @@ def _boards() -> Finding:
     except MissingToolError as error:
         return Finding("board", "device", "missing", "", "", use, error.fix)
     return Finding("board", "device", "ok", ", ".join(f"{tool} {v}" for tool, v in found.items()), "", use)
+
+
+def _client(device: str, use: str, find: Callable[[], str]) -> Finding:
+    try:
+        return Finding(device, "device", "ok", find(), "", use)
+    except MissingToolError as error:
+        return Finding(device, "device", "missing", "", "", use, error.fix)
 
 
 def _same(found: str, proved: str) -> bool:

@@ -96,9 +96,7 @@ class SshPlace:
         match = DESTINATION.fullmatch(destination)
         if match is None or int(match["port"] or 1) not in range(1, 65536):
             raise UsageError(f"'{destination}' is not [USER@]HOST[:PORT]", fix="for example ssh:pi@raspberrypi.local")
-        client = shutil.which("ssh")
-        if client is None:
-            raise MissingToolError("there is no ssh on this machine", fix="install OpenSSH's client (apt install openssh-client)")
+        client = find_ssh()
         self.name = f"ssh:{destination}"
         self.destination = destination
         self.python = python or os.environ.get("QWTV2_SSH_PYTHON") or "python3"
@@ -181,6 +179,14 @@ class SshPlace:
         if done.returncode:
             raise self.ended(done.returncode, said) or RunError(f"{self.name}: a command failed (exit code {done.returncode}){_last(said)}")
         return done.stdout.decode(errors="replace")
+
+
+def find_ssh() -> str:
+    """The ssh program. Raises MissingToolError."""
+    found = shutil.which("ssh")
+    if found is None:
+        raise MissingToolError("there is no ssh on this machine", fix="install OpenSSH's client (apt install openssh-client)")
+    return found
 
 
 def _last(said: str) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qwtv2_edge.backends import Artifact, tables_on
-from qwtv2_edge.doctor import _boards
+from qwtv2_edge.doctor import CLIENTS, _boards, _client
 from qwtv2_edge.errors import UsageError
 from qwtv2_edge.profiling import compare_latency, profile
 from qwtv2_edge.runners.board import BOARDS, Instructions
@@ -46,3 +46,7 @@ def test_the_doctor_tells_what_is_missing(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     finding = _boards()
     assert (finding.state, finding.fix) == ("missing", "apt-get install --no-install-recommends qemu-system-arm")
+    clients = {device: _client(device, use, find) for device, (use, find) in CLIENTS.items()}
+    assert {f.state for f in clients.values()} == {"missing"}
+    assert "apt install openssh-client" in clients["ssh"].fix
+    assert "apt install adb" in clients["adb"].fix
