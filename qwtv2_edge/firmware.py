@@ -502,6 +502,8 @@ memcpy({prefix}_input_0(), codes, {prefix.upper()}_INPUT_0_SIZE * sizeof(*{prefi
 
 ## Inputs and outputs
 {_port_table(ports)}
+Codes of real values: `roundf(real / scale) + zero point`, held inside the type's range.
+
 ## Memory
 * RAM: the arena in `model.c`, {arena_bytes:,} bytes (`{prefix.upper()}_ARENA_BYTES`); `{graph.nodes[plan.peak].name}` needs the most.
 * Flash: {constants:,} bytes of weights and biases, and the code of {len(set(artifact.ops))} kernels.

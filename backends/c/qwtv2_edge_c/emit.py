@@ -156,7 +156,7 @@ def _facts(graph: Graph, port: Port) -> dict[str, Any]:
 
 TOP = """\
 /* {title}
-   Integer arithmetic in C99: no allocation, no floating point, nothing of the C library but memcpy.
+   Integer arithmetic in C99: no allocation, no floating point, of the C library memcpy and memset alone.
    Write the input's codes to {symbol}_input_0(), call {symbol}_run(), read the output's codes from {symbol}_output_0() before
    an input is written again: they share memory.
    QWTV2_APART places every activation apart from all others that live beside it, for debugging; QWTV2_ARENA may hold an
