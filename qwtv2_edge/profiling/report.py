@@ -64,7 +64,8 @@ class ProfileReport:
         load_ms, first_ms, latency: loading, the first invocation and the steady state; None where a processor was emulated,
             whose times mean nothing.
         peak_rss_bytes: of the runtime's process, 0 where it is not told.
-        outputs_match: whether this very run's outputs equal the simulator's, byte for byte; None for the reason in ``match_note``.
+        outputs_match: whether this very run's outputs, of every start, equal the simulator's, byte for byte; None for the reason in
+            ``match_note``, which also tells of outputs that differ from one start to the next.
         emulated: True where another processor was emulated.
         complete: False when the run was cut short (a lost device, an interrupt); what had been measured is in the report.
         reasons: everything that casts doubt on the times.
@@ -132,7 +133,8 @@ class ProfileReport:
 
     def text(self) -> str:
         """A few lines for people."""
-        match = {True: "every byte as simulated", False: "bytes differ from the simulator", None: f"not compared: {self.match_note}"}
+        differ = f"bytes differ from the simulator{f': {self.match_note}' if self.match_note else ''}"
+        match = {True: "every byte as simulated", False: differ, None: f"not compared: {self.match_note}"}
         where = self.device.name if self.device.abi in self.device.name else f"{self.device.name} ({self.device.abi})"
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         lines = [f"{self.artifact} on {where}, {self.runtime}, {threads}", *self._times()]

@@ -136,6 +136,33 @@ def test_what_was_measured_before_the_device_was_lost_is_told(artifact, monkeypa
     assert report.outputs_match is True
 
 
+class Unsteady(PlaceDevice):
+    """The host, whose second start gives another byte."""
+
+    starts = 0
+
+    @contextmanager
+    def open(self, job):
+        self.starts += 1
+        with super().open(job) as timed:
+            if self.starts == 2:
+                block = timed.block
+
+                def wrong(*args):
+                    series = block(*args)
+                    timed.outputs = (timed.outputs[0] + 1, *timed.outputs[1:])
+                    return series
+
+                timed.block = wrong
+            yield timed
+
+
+def test_the_outputs_of_every_start_are_compared(artifact):
+    report = profile(artifact, device=Unsteady(HOST), runs=30, graph=integer_graph())
+    assert report.outputs_match is False
+    assert "differ from one start to the next" in report.text()
+
+
 def test_a_against_itself(artifact):
     found = compare_latency(artifact, artifact, rounds=8)
     assert found.rounds == 8
