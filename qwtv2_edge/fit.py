@@ -428,7 +428,7 @@ def _verdict(need: int, budget: int) -> str:
 
 def _other_runtimes(found: Fit, job: Job, pick: Callable[[tuple[Memory, Memory]], Memory], own: Memory, kind: str) -> Iterator[str]:
     """Runtimes that need less of one kind of memory."""
-    if found.npu is not None or found.runtime == "c" or found.support.get("c", ("absent",)):
+    if found.runtime == "c" or found.support.get("c", ("absent",)):
         return
     other = pick(_c_memory(Job(job.graph, emit(job.graph, "c"), job.device), None))
     if other.bytes < own.bytes:
@@ -437,13 +437,15 @@ def _other_runtimes(found: Fit, job: Job, pick: Callable[[tuple[Memory, Memory]]
 
 def _packing(found: Fit, job: Job) -> Iterator[str]:
     """What packing the weights of convolutions would do where the runtime has kernels for packed ones."""
-    graph, packable = job.graph, {}
-    for n in graph.nodes if found.runtime == "tflite-micro" else ():
-        if n.op in ("conv2d", "depthwise_conv2d") and graph.tensors[n.inputs[1]].dtype == "int8" and getattr(n.attrs, "groups", 1) == 1:
-            packable[n.name] = n.inputs[1]
-    if not packable:
+    graph = job.graph
+    packable = [
+        n.inputs[1]
+        for n in graph.nodes
+        if n.op in ("conv2d", "depthwise_conv2d") and graph.tensors[n.inputs[1]].dtype == "int8" and getattr(n.attrs, "groups", 1) == 1
+    ]
+    if found.runtime != "tflite-micro" or not packable:
         return
-    packed = {w: replace(graph.tensors[w], dtype="int4") for w in packable.values()}
+    packed = {w: replace(graph.tensors[w], dtype="int4") for w in packable}
     saved = sum(type.size // 2 for type in packed.values())
     more = job.plan(found.runtime, replace(graph, tensors={**graph.tensors, **packed})).bytes - job.plan(found.runtime).bytes
     count, need = len(packable), found.flash.bytes - saved
