@@ -52,6 +52,7 @@ def compare_latency(
     Raises: as :func:`qwtv2_edge.profile`; UsageError: an emulated device, which has no times to compare.
     """
     check_rounds(rounds)
+    _statistics()  # before the work rather than after it
     opened = open_device(device) if isinstance(device, str) else device
     if isinstance(opened, Emulation):
         raise UsageError(
@@ -60,7 +61,7 @@ def compare_latency(
     sides = [prepare(x, inputs, opened, threads, g, None, 1, cores) for x, g in zip((a, b), graphs, strict=True)]
     series: tuple[list[list[int]], list[list[int]]] = ([], [])
     rng = np.random.default_rng(0)
-    abi = ""
+    pinned: tuple[int, ...] = ()
     for _ in range(rounds):
         with ExitStack() as stack:
             runs = {k: stack.enter_context(opened.open(sides[k].job)) for k in rng.permutation(2).tolist()}
@@ -70,9 +71,9 @@ def compare_latency(
             for _ in range(BLOCKS):
                 for k in rng.permutation(2).tolist():
                     series[k][-1] += runs[k].block(lengths[k], LONGEST_S, lambda ns: None)
-            abi, pinned = runs[0].abi, runs[0].cores
-    if sides[0].emulated(abi):
-        return Comparison(None, None, None, None, None, None, rounds, emulated=True)
+            pinned = runs[0].cores
+        if sides[0].emulated(runs[0].abi):
+            return Comparison(None, None, None, None, None, None, rounds, emulated=True)
     return compared(series, sides[0].doubts(sides[0].state_after(), pinned))
 
 

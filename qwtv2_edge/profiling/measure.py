@@ -95,19 +95,24 @@ def profile(
         else:
             for i in range(ROUNDS if runs is None else min(ROUNDS, runs)):
                 _round(opened, it.job, None if runs is None else (runs + i) // ROUNDS or 1, measured)
+        report = _report(it, measured, complete=True)
+        found = _ops(it, measured) if ops else OpTimes()
     except BaseException:
         if partial is not None and measured.load_ns:
             partial(_report(it, measured, complete=False))
         raise
-    report = _report(it, measured, complete=True)
-    if not ops or (report.emulated and not measured.nodes):
-        return report
-    found = OpTimes(note=f"{opened.kind} devices tell no times per op")
-    if measured.nodes:
-        found = OpTimes(instructions_of_ops(measured.nodes, it.graph))
-    elif isinstance(opened, PlaceDevice):
-        found = time_ops(opened.place, it.job, it.graph)
     return replace(report, ops=found.rows, ops_note=found.note)
+
+
+def _ops(it: Prepared, measured: Measured) -> OpTimes:
+    """What each op takes, where that can be told."""
+    if measured.nodes:
+        return OpTimes(instructions_of_ops(measured.nodes, it.graph))
+    if it.emulated(measured.abi):
+        return OpTimes()
+    if isinstance(it.device, PlaceDevice):
+        return time_ops(it.device.place, it.job, it.graph)
+    return OpTimes(note=f"{it.device.kind} devices tell no times per op")
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from cases import CASES, feeds
 from requirements import missing
+from small_graphs import integer_graph
 
 from qwtv2_edge.backends import emit
 from qwtv2_edge.errors import MissingToolError
 from qwtv2_edge.ir import GraphBuilder, Quantization, TensorType
 from qwtv2_edge.ops.conv import Conv2DAttrs
+from qwtv2_edge.profiling import profile
 from qwtv2_edge.runners import counting
 from qwtv2_edge.runners.base import Job
 from qwtv2_edge.runners.counting import REPEATS, count
@@ -86,3 +88,14 @@ def test_a_runtimes_own_failure_stays_one(core):
     with pytest.raises(Exception, match="failed at 'load'") as caught:
         count(dataclasses.replace(convolution(1, "litert-reference"), data=b"no model"), core)
     assert not isinstance(caught.value, MissingToolError)
+
+
+def test_a_profile_counts_every_sample_is_compared_and_nothing_is_timed(core, rng):
+    graph = integer_graph()
+    inputs = rng.standard_normal((2, 6, 6, 2)).astype(np.float32)
+    report = profile(emit(graph, "tflite"), inputs, core.name, runs=3, graph=graph, samples=2)
+    assert (report.outputs_match, report.emulated, report.reliable, report.latency, report.load_ms) == (True, True, False, None, None)
+    assert (report.device.kind, report.device.name, report.device.abi) == ("qemu", core.name, "aarch64")
+    assert (len(report.instructions["runs"]), report.ops, report.state) == (3, (), {})
+    assert report.instructions["load"] > 0
+    assert profile(emit(graph, "tflite"), device=core.name, graph=integer_graph(1)).outputs_match is False

@@ -11,7 +11,7 @@ from small_graphs import integer_graph
 
 from qwtv2_edge import backends
 from qwtv2_edge.errors import RunError, UsageError
-from qwtv2_edge.profiling import compare_latency, profile
+from qwtv2_edge.profiling import compare_latency, measure, profile
 from qwtv2_edge.profiling.measure import ROUNDS
 from qwtv2_edge.runners import device
 from qwtv2_edge.runners.device import PlaceDevice
@@ -134,6 +134,18 @@ def test_what_was_measured_before_the_device_was_lost_is_told(artifact, monkeypa
     assert not report.reliable
     assert len(report.latency.rounds_p50_ms) == 2
     assert report.outputs_match is True
+
+
+def test_times_are_kept_when_those_of_ops_are_cut_short(artifact, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measure, "time_ops", interrupted)
+    partial = []
+    with pytest.raises(KeyboardInterrupt):
+        profile(artifact, runs=30, graph=integer_graph(), partial=partial.append)
+    (report,) = partial
+    assert (report.complete, report.latency.runs) == (False, 30)
 
 
 class Unsteady(PlaceDevice):
