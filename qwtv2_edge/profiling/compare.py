@@ -74,7 +74,7 @@ def compare_latency(
             pinned = runs[0].cores
         if sides[0].emulated(runs[0].abi):
             return Comparison(None, None, None, None, None, None, rounds, emulated=True)
-    return compared(series, sides[0].doubts(sides[0].state_after(), pinned))
+    return compared(series, sides[0].device_doubts(sides[0].state_after(), pinned))
 
 
 def check_rounds(rounds: int) -> None:

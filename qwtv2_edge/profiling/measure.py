@@ -146,7 +146,7 @@ class Prepared:
         except QwtEdgeError:
             return None
 
-    def doubts(self, after: State | None, pinned: Sequence[int]) -> tuple[str, ...]:
+    def device_doubts(self, after: State | None, pinned: Sequence[int]) -> tuple[str, ...]:
         """Why times should not be trusted, as far as the device tells. pinned: the cores that runs were bound to."""
         cores, busy, threads = self.described.cores, self.before.load1, self.job.threads
         wanted = ", ".join(map(str, self.job.cores))
@@ -217,7 +217,7 @@ def _report(it: Prepared, measured: Measured, complete: bool) -> ProfileReport:
         match_note=match_note,
         emulated=emulated,
         complete=complete,
-        reasons=(*reasons, *it.doubts(after, measured.cores)) if times else (),
+        reasons=(*reasons, *it.device_doubts(after, measured.cores)) if times else (),
         pinned_cores=measured.cores,
         instructions=measured.instructions,
         state={} if isinstance(device, Emulation) else {"before": it.before.to_json(), "after": after and after.to_json()},

@@ -48,7 +48,8 @@ class Steady:
 
 def summarise(series: Sequence[Sequence[int]]) -> tuple[Latency, tuple[str, ...]]:
     """Latency of series of nanoseconds, one a start, and why it should not be trusted, as far as the series tell."""
-    cuts = [steady(np.asarray(ns, np.float64) / 1e6) for ns in series if len(ns)]
+    # clocks of some tools tell whole microseconds, 0 of very small networks
+    cuts = [steady(np.maximum(np.asarray(ns, np.float64), 1) / 1e6) for ns in series if len(ns)]
     everything = np.concatenate([c.runs for c in cuts])
     p10, p50, p90, p99 = (float(v) for v in np.percentile(everything, (10, 50, 90, 99)))
     latency = Latency(

@@ -10,7 +10,7 @@ from small_graphs import integer_graph
 
 from qwtv2_edge.backends import TARGETS, Artifact, EmitOptions, emit
 from qwtv2_edge.errors import RunError
-from qwtv2_edge.profiling.ops import _emitted, align, behind, by_node, stages, text_lines, trace
+from qwtv2_edge.profiling.ops import KERNELS, _emitted, align, behind, by_node, instructions_of_ops, stages, text_lines, trace
 from qwtv2_edge.runners import worker
 from qwtv2_edge.runners.base import Job
 from qwtv2_edge.runners.host import OpEvent, OpEvents
@@ -219,3 +219,23 @@ def test_nodes_are_grouped_and_the_rest_summed():
 def test_memory_of_another_release_is_left_alone():
     with pytest.raises(worker.NoOpTimes, match=r"numpy 0\.1 on 64-bit"):
         worker.check_release("numpy", "0.1")
+
+
+def test_kernels_are_names_and_no_parts_of_them():
+    assert all(isinstance(names, tuple) for names in KERNELS.values())
+    with pytest.raises(RunError, match="can't be those"):
+        align(["Sig"], ["LOGISTIC"])
+
+
+def test_instructions_are_shown_where_there_are_no_times():
+    graph = integer_graph()
+    first, second = (n.name for n in graph.nodes[:2])
+    rows = instructions_of_ops({first: 1000, second: 3000, "unknown": 0}, graph)
+    assert [(r["index"], r["op"], r["ms"], r["instructions"], r["percent"]) for r in rows] == [
+        (0, graph.nodes[0].op, None, 1000, 25.0),
+        (1, graph.nodes[1].op, None, 3000, 75.0),
+        (2, "", None, 0, 0.0),
+    ]
+    lines = text_lines(rows, top=1)
+    assert lines[0].split()[:4] == ["3,000", "75.0", "%", second]
+    assert lines[1].split() == ["1,000", "25.0", "%", "2", "more"]

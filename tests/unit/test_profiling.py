@@ -103,6 +103,11 @@ def test_the_interval_knows_that_starts_differ(rng, quick):
     assert (low, high) == (1.0, 1.04)
 
 
+def test_a_clock_that_is_too_coarse():
+    found, _ = summarise([[0] * 30] * 2)
+    assert found.p50_ms == 1e-6
+
+
 def test_rounds_are_pooled_and_told_apart():
     found, _ = summarise([[1_000_000] * 30, [1_000_000] * 30, [1_100_000] * 30])
     assert found.runs == 90
@@ -152,13 +157,13 @@ def prepared(busy="0.1", **job):
     ],
 )
 def test_what_devices_tell_against_times(it, words):
-    found = it.doubts(it.before, ())
+    found = it.device_doubts(it.before, ())
     assert (words is None) == (found == ())
     assert words is None or any(words in reason for reason in found)
 
 
 def test_a_device_that_does_not_tell_its_state_afterwards():
-    assert prepared().doubts(None, ()) == ("the device did not tell its state after the runs",)
+    assert prepared().device_doubts(None, ()) == ("the device did not tell its state after the runs",)
 
 
 def report(**changes):
