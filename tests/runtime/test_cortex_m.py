@@ -287,21 +287,37 @@ def test_the_proxy_executes_the_file(rng):
     assert (right != wrong).mean() > 0.2
 
 
-def test_scratch_memory_in_use_is_seen(monkeypatch, session, rng):
-    """Kernels write to their scratch memory at any time: laid over an input, it destroys that."""
-    case = weighted_case("conv", "conv2d", Conv2DAttrs(padding=((1, 1), (1, 1))), (1, 6, 6, 8), (5, 3, 3, 8), 0, 0, rng, RANDOM)
-    assert difference(case.graph, session, rng) == ""
+@pytest.mark.parametrize("over", ["scratch", "output"])
+def test_memory_in_use_is_seen(over, monkeypatch, rng):
+    """Kernels write to their output and to their scratch memory at any time: laid over an input, they destroy that."""
+    case = weighted_case("conv", "conv2d", Conv2DAttrs(padding=((1, 1), (1, 1))), (1, 16, 16, 8), (5, 3, 3, 8), 0, 0, rng, RANDOM)
     plan = ProgramBuilder.plan
 
     def overlapping(builder: ProgramBuilder) -> int:
         end = plan(builder)
-        scratch = next(v for v in builder._values if isinstance(v, _View) and v.dtype == np.uint8)
-        x = next(v for v in builder._values if isinstance(v, _View) and v.shape == (1, 6, 6, 8))
-        builder._storages[scratch.storage].offset = builder._storages[x.storage].offset
+        views = [v for v in builder._values if isinstance(v, _View)]
+        (written,) = {v.storage for v in views if (v.dtype == np.uint8 if over == "scratch" else v.shape == (1, 16, 16, 5))}
+        (x,) = {v.storage for v in views if v.shape == (1, 16, 16, 8)}
+        builder._storages[written].offset = builder._storages[x].offset
         return end
 
-    monkeypatch.setattr(ProgramBuilder, "plan", overlapping)
-    assert "differs in" in difference(case.graph, session, rng)
+    with _session(monkeypatch, "") as session:
+        assert difference(case.graph, session, rng) == ""
+        monkeypatch.setattr(ProgramBuilder, "plan", overlapping)
+        if over == "scratch":
+            assert "differs in" in difference(case.graph, session, rng, core="cortex-m3")
+        else:
+            with pytest.raises(RunError, match="quantized_conv2d writes over what it reads"):
+                difference(case.graph, session, rng)
+
+
+def test_a_library_of_kernels_that_is_none(monkeypatch, tmp_path):
+    (tmp_path / "kernels.so").write_text("none")
+    with (
+        _session(monkeypatch, str(tmp_path / "kernels.so")) as session,
+        pytest.raises(RunError, match=rf"\${KERNELS} names no library .*too short; without it"),
+    ):
+        session.load(emit(integer_graph(), TARGET).data)
 
 
 def test_the_plain_runtime_misses_the_operators_only():

@@ -48,6 +48,7 @@ def load_kernels() -> dict[str, str]:
     """Register the kernels of the library that $QWTV2_CORTEX_M_KERNELS names in this process's ExecuTorch, if it names one.
 
     Returns: what to report of it, as versions are; empty where none is named.
+    Raises: OSError: it is no library, or one that this runtime can't load.
     """
     path = os.environ.get(KERNELS)
     if not path:
@@ -55,7 +56,10 @@ def load_kernels() -> dict[str, str]:
     from executorch.extension.pybindings import _portable_lib as lib
 
     ctypes.CDLL(lib.__file__, mode=ctypes.RTLD_GLOBAL)  # the runtime whose registry the library's constructors fill
-    ctypes.CDLL(os.path.abspath(path))
+    try:
+        ctypes.CDLL(os.path.abspath(path))
+    except OSError as error:
+        raise OSError(f"${KERNELS} names no library of kernels: {error}; without it, programs are checked by proxy") from error
     with open(path, "rb") as file:
         return {"cortex_m kernels, compiled for this machine": f"sha256 {hashlib.sha256(file.read()).hexdigest()[:16]}"}
 
@@ -96,6 +100,12 @@ class Planned(NamedTuple):
 
     rows: Any
     axes: tuple[int, ...]
+
+    @property
+    def place(self) -> range:
+        """Its bytes in the first arena, as addresses."""
+        begin = self.rows.data_ptr()
+        return range(begin, begin + self.rows[0].nbytes)
 
     @property
     def samples(self) -> Any:
@@ -186,6 +196,9 @@ class Proxy:
             *args, out, _ = (self.values[i] for i in call.args)
             if name in LIMITS and not LIMITS[name](_shape(args[0]), *args[1:]):
                 raise ValueError(f"{operator.name} of {_shape(args[0])}: the kernel refuses such arguments, or computes them wrong")
+            for arg in args:
+                if isinstance(arg, Planned) and max(arg.place.start, out.place.start) < min(arg.place.stop, out.place.stop):
+                    raise ValueError(f"{operator.name} writes over what it reads")
             _spoil_scratch(args)
             result = _compute(name, args, len(self.arenas))
             if result.shape != out.samples.shape or result.dtype != out.rows.dtype:
