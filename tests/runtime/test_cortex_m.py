@@ -287,6 +287,17 @@ def test_the_proxy_executes_the_file(rng):
     assert (right != wrong).mean() > 0.2
 
 
+def test_bias_and_kernel_sums_must_agree(rng):
+    """A program for every core has both; each core reads one of them."""
+    case = weighted_case("fc", "fully_connected", FullyConnectedAttrs(), (1, 9), (5, 9), 0, 0, rng, RANDOM, per_tensor=True)
+    data, bias = emit(case.graph, TARGET).data, case.graph.constants["b"]
+    assert data.count(bias.tobytes()) == 1
+    with pytest.MonkeyPatch.context() as patch, _session(patch, "") as session:
+        session.load(data.replace(bias.tobytes(), (bias + 10**6).tobytes()))
+        with pytest.raises(RunError, match="one result with its bias and another"):
+            session.run(feeds(case.graph, rng, 8))
+
+
 @pytest.mark.parametrize("over", ["scratch", "output"])
 def test_memory_in_use_is_seen(over, monkeypatch, rng):
     """Kernels write to their output and to their scratch memory at any time: laid over an input, they destroy that."""

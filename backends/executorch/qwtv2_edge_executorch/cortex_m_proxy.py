@@ -263,6 +263,19 @@ def _finish(acc: Any, multiplier: Any, shift: Any, zero_point: int, low: int = -
     return torch.clamp(requantize_cmsis(acc, multiplier, shift) + zero_point, low, high).to(torch.int8)
 
 
+def linear(x: Any, w: Any, bias: Any, kernel_sum: Any, *rest: Any) -> Any:
+    """``quantized_linear`` as cores without the vector extension compute it, which read the bias, and those with it, which read
+    ``kernel_sum``. The Python form leaves the bias alone where both are there.
+
+    Raises: ValueError: they differ.
+    """
+    forms = [(b, k) for b, k in ((bias, None), (None, kernel_sum)) if b is not None or k is not None]
+    first, *others = (_python_form("quantized_linear", x, w, *form, *rest) for form in forms)
+    if any((other != first).any() for other in others):
+        raise ValueError("cortex_m::quantized_linear gives one result with its bias and another with its kernel sums")
+    return first
+
+
 def batch_matmul(x: Any, x_offset: int, turned: Any, offset: int, zero_point: int, m: int, e: int, scratch: Any) -> Any:
     """``quantized_batch_matmul`` with sums of any size: the Python form adds in float32."""
     return _finish((x.double() + x_offset) @ (turned.double() + offset).mT, m, e, zero_point)
@@ -397,8 +410,9 @@ def _factors(multiplier: int, shift: int) -> tuple[float, float]:
     raise ValueError(f"no scale and beta give TFLite Micro's softmax the multiplier {multiplier} and the shift {shift}")
 
 
-#: operators that are not left to their Python form
-FORMS: dict[str, Callable[..., np.ndarray]] = {
+#: operators that are not left to one call of their Python form
+FORMS: dict[str, Callable[..., Any]] = {
+    "quantized_linear": linear,
     "quantized_batch_matmul": batch_matmul,
     "quantized_transpose_conv2d": transpose_conv,
     "quantized_avg_pool2d": avg_pool,
