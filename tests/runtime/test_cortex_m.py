@@ -61,6 +61,14 @@ def session(request):
         yield opened
 
 
+@pytest.fixture(scope="module")
+def proxy():
+    """The proxy alone."""
+    with pytest.MonkeyPatch.context() as patch, _session(patch, "") as opened:
+        opened.load(emit(integer_graph(), TARGET).data)  # now, as long as no library is named
+        yield opened
+
+
 def difference(graph: Graph, session: Session, rng, samples: int = 24, core: str = "") -> str:
     """ "" when every byte agrees, else what differs."""
     x = feeds(graph, rng, samples)
@@ -240,20 +248,19 @@ def test_transposed_convolutions(kernel, stride, crop, channels, session, rng):
     assert difference(case.graph, session, rng) == ""
 
 
-def test_the_proxy_refuses_what_kernels_compute_wrong(monkeypatch, rng):
+def test_the_proxy_refuses_what_kernels_compute_wrong(proxy, monkeypatch, rng):
     """PyTorch computes them right, so that bytes alone would not tell."""
 
     def asked(size: int, kernel: int, stride: int, crop: tuple[int, int], kind: str) -> _Scatter:
         return _Scatter(kernel, crop[0], 0, 0)
 
     monkeypatch.setattr("qwtv2_edge_executorch.cortex_m._scatter", asked)
-    with _session(monkeypatch, "") as session:
-        for kernel, stride, padding, channels in ((3, 2, 1, 4), (3, 2, 2, 4), (1, 2, 0, 4), (2, 2, 2, 20)):
-            attrs = TransposeConvAttrs((stride, stride), ((padding, padding), (0, 0)))
-            shapes = (1, 5, 5, channels), (3, kernel, kernel, channels)
-            case = weighted_case("transposed", "transpose_conv2d", attrs, *shapes, 0, 0, rng, RANDOM)
-            with pytest.raises(RunError, match="or computes them wrong"):
-                difference(case.graph, session, rng)
+    for kernel, stride, padding, channels in ((3, 2, 1, 4), (3, 2, 2, 4), (1, 2, 0, 4), (2, 2, 2, 20)):
+        attrs = TransposeConvAttrs((stride, stride), ((padding, padding), (0, 0)))
+        shapes = (1, 5, 5, channels), (3, kernel, kernel, channels)
+        case = weighted_case("transposed", "transpose_conv2d", attrs, *shapes, 0, 0, rng, RANDOM)
+        with pytest.raises(RunError, match="or computes them wrong"):
+            difference(case.graph, proxy, rng)
 
 
 def test_a_linear_layer_with_a_scale_per_channel_is_a_convolution(session, rng):
@@ -267,7 +274,7 @@ def test_a_linear_layer_with_a_scale_per_channel_is_a_convolution(session, rng):
     assert cases[True] == ("cortex_m::quantized_linear.out",)
 
 
-def test_the_proxy_executes_the_file(rng):
+def test_the_proxy_executes_the_file(proxy, rng):
     """One changed byte of a stored multiplier changes what comes out."""
     case = weighted_case("conv", "conv2d", Conv2DAttrs(), (1, 4, 4, 3), (5, 2, 2, 3), 0, 0, rng, RANDOM)
     data = emit(case.graph, TARGET).data
@@ -279,27 +286,25 @@ def test_the_proxy_executes_the_file(rng):
     assert data.count(m.tobytes()) == 1
     halved = data.replace(m.tobytes(), (m // 2).tobytes())
     feed = feeds(case.graph, rng, 8)
-    with pytest.MonkeyPatch.context() as patch, _session(patch, "") as session:
-        session.load(data)
-        (right,) = session.run(feed)
-        session.load(halved)
-        (wrong,) = session.run(feed)
+    proxy.load(data)
+    (right,) = proxy.run(feed)
+    proxy.load(halved)
+    (wrong,) = proxy.run(feed)
     assert (right != wrong).mean() > 0.2
 
 
-def test_bias_and_kernel_sums_must_agree(rng):
+def test_bias_and_kernel_sums_must_agree(proxy, rng):
     """A program for every core has both; each core reads one of them."""
     case = weighted_case("fc", "fully_connected", FullyConnectedAttrs(), (1, 9), (5, 9), 0, 0, rng, RANDOM, per_tensor=True)
     data, bias = emit(case.graph, TARGET).data, case.graph.constants["b"]
     assert data.count(bias.tobytes()) == 1
-    with pytest.MonkeyPatch.context() as patch, _session(patch, "") as session:
-        session.load(data.replace(bias.tobytes(), (bias + 10**6).tobytes()))
-        with pytest.raises(RunError, match="one result with its bias and another"):
-            session.run(feeds(case.graph, rng, 8))
+    proxy.load(data.replace(bias.tobytes(), (bias + 10**6).tobytes()))
+    with pytest.raises(RunError, match="one result with its bias and another"):
+        proxy.run(feeds(case.graph, rng, 8))
 
 
 @pytest.mark.parametrize("over", ["scratch", "output"])
-def test_memory_in_use_is_seen(over, monkeypatch, rng):
+def test_memory_in_use_is_seen(over, proxy, monkeypatch, rng):
     """Kernels write to their output and to their scratch memory at any time: laid over an input, they destroy that."""
     case = weighted_case("conv", "conv2d", Conv2DAttrs(padding=((1, 1), (1, 1))), (1, 16, 16, 8), (5, 3, 3, 8), 0, 0, rng, RANDOM)
     plan = ProgramBuilder.plan
@@ -312,14 +317,13 @@ def test_memory_in_use_is_seen(over, monkeypatch, rng):
         builder._storages[written].offset = builder._storages[x].offset
         return end
 
-    with _session(monkeypatch, "") as session:
-        assert difference(case.graph, session, rng) == ""
-        monkeypatch.setattr(ProgramBuilder, "plan", overlapping)
-        if over == "scratch":
-            assert "differs in" in difference(case.graph, session, rng, core="cortex-m3")
-        else:
-            with pytest.raises(RunError, match="quantized_conv2d writes over what it reads"):
-                difference(case.graph, session, rng)
+    assert difference(case.graph, proxy, rng) == ""
+    monkeypatch.setattr(ProgramBuilder, "plan", overlapping)
+    if over == "scratch":
+        assert "differs in" in difference(case.graph, proxy, rng, core="cortex-m3")
+    else:
+        with pytest.raises(RunError, match="quantized_conv2d writes over what it reads"):
+            difference(case.graph, proxy, rng)
 
 
 def test_a_library_of_kernels_that_is_none(monkeypatch, tmp_path):
