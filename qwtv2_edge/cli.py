@@ -325,6 +325,7 @@ def simulate_command(
 
     table = get_numerics(numerics)
     graph = open_path(path).graph
+    table.require(graph)
     data = open_data(inputs, graph, purpose="inputs")
     parts: list[list[np.ndarray]] = []
     done = 0

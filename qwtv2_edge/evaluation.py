@@ -123,10 +123,12 @@ def evaluate(
         metric: key of ``metrics.METRICS``, or "" for none.
         float_graph: to measure against; ``float_data``: the same samples for its inputs (``data`` unless given).
         progress: called as (stage, samples done, total).
-    Raises: UsageError when the metric does not fit the data.
+    Raises: UsageError: the metric does not fit the data. UnsupportedOpError: a runtime that can't execute the graph.
     """
     result = Evaluation(metric)
     tables = {name: numerics_among(name, artifacts) for name in numerics}
+    for table in tables.values():
+        table.require(graph)
 
     def fresh(names: Sequence[str]) -> dict[str, Metric]:
         return {n: new_metric(metric) for n in names} if metric else {}

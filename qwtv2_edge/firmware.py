@@ -16,7 +16,6 @@ import numpy as np
 
 from qwtv2_edge.backends import Artifact, get_numerics
 from qwtv2_edge.c_text import comment, number_lines, symbol
-from qwtv2_edge.errors import Problem, UnsupportedOpError
 from qwtv2_edge.ir.graph import Graph, Node
 from qwtv2_edge.ir.types import DTYPES, TensorType
 from qwtv2_edge.numerics import Numerics, rule_key
@@ -107,10 +106,7 @@ def complete(artifact: Artifact, graph: Graph, samples: Sequence[np.ndarray]) ->
     if artifact.target not in FOLDER_FILES:
         return artifact
     table = get_numerics(artifact.target)
-    refused = table.refusals(graph)
-    if refused:
-        problems = tuple(Problem("runtime", n.name, str(n.location), reason) for n, reason in refused)
-        raise UnsupportedOpError(f"{len(refused)} nodes of '{graph.name}' have no kernel in {table.runtime}", problems)
+    table.require(graph)
     checked = check_inputs(graph, samples)
     few = [a[: GOLDEN_VECTORS * graph.tensors[t].shape[0]] for a, t in zip(checked, graph.inputs, strict=True)]
     files = FOLDER_FILES[artifact.target](artifact, graph, few, table)

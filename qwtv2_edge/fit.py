@@ -258,8 +258,8 @@ def _problems(graph: Graph, runtime: str) -> tuple[Problem, ...]:
     """Every node that ``runtime`` can't execute, as its emitter or its own kernels say."""
     found = backend_for(runtime).check(graph, runtime)
     said = {p.node for p in found}
-    refused = [p for table in numerics_of(runtime) if table.name == runtime for p in table.refusals(graph)]
-    return (*found, *(Problem("runtime", node.name, str(node.location), reason) for node, reason in refused if node.name not in said))
+    refused = (p for table in numerics_of(runtime) if table.name == runtime for p in table.problems(graph))
+    return (*found, *(p for p in refused if p.node not in said))
 
 
 def _reasons(graph: Graph, runtime: str) -> Iterator[str]:

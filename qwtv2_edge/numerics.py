@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from qwtv2_edge.errors import Problem, UnsupportedOpError
+
 if TYPE_CHECKING:
     from qwtv2_edge.ir.graph import Graph, Node
 
@@ -92,6 +94,16 @@ class Numerics:
         """The nodes of ``graph`` that this runtime can't execute, each with the reason."""
         found = ((n, self.refuses.get(rule_key(graph, n)) or self.refuses.get(n.op)) for n in graph.nodes)
         return tuple((n, reason) for n, reason in found if reason)
+
+    def problems(self, graph: Graph) -> tuple[Problem, ...]:
+        """:meth:`refusals`, as errors list them."""
+        return tuple(Problem("runtime", n.name, str(n.location), reason) for n, reason in self.refusals(graph))
+
+    def require(self, graph: Graph) -> None:
+        """Raise UnsupportedOpError if there are nodes of ``graph`` that this runtime can't execute."""
+        problems = self.problems(graph)
+        if problems:
+            raise UnsupportedOpError(f"{self.runtime} can't run {len(problems)} nodes of '{graph.name}'", problems)
 
 
 def rule_key(graph: Graph, node: Node) -> str:

@@ -24,9 +24,11 @@ def simulate(graph: Graph, inputs: Inputs, numerics: str | Numerics) -> list[np.
         numerics: a name (``qwtv2-edge numerics`` lists them) or a Numerics.
     Returns: one array per graph output, first axis = samples.
     Raises: UsageError: wrong inputs or an unknown name. GraphError: the numerics has no rule for an op.
-        QuantizeError: the numbers leave what the runtime's integers hold.
+        UnsupportedOpError: the runtime can't execute some nodes. QuantizeError: the numbers leave what its integers hold.
     """
-    return runner.run(graph, as_sequence(inputs), _named(graph, numerics))
+    table = _named(graph, numerics)
+    table.require(graph)
+    return runner.run(graph, as_sequence(inputs), table)
 
 
 def trace(graph: Graph, inputs: Inputs, numerics: str | Numerics, tensors: Iterable[str] | None = None) -> dict[str, np.ndarray]:
@@ -35,7 +37,7 @@ def trace(graph: Graph, inputs: Inputs, numerics: str | Numerics, tensors: Itera
     Args:
         graph, inputs, numerics: as :func:`simulate`.
         tensors: names of graph inputs or node outputs; None for all of them.
-    Raises: UsageError: as simulate; or a tensor that nothing computes.
+    Raises: as simulate, of the nodes that ``tensors`` need; UsageError: a tensor that nothing computes.
     """
     arrays = as_sequence(inputs)
     chosen = _named(graph, numerics)
@@ -53,7 +55,9 @@ def trace(graph: Graph, inputs: Inputs, numerics: str | Numerics, tensors: Itera
                 if t in parts:
                     parts[t].append(value)
 
-        runner.run(truncate(graph, parts), arrays, chosen, observe)
+        needed = truncate(graph, parts)
+        chosen.require(needed)
+        runner.run(needed, arrays, chosen, observe)
     found = {t: p[0] if len(p) == 1 else np.concatenate(p) for t, p in parts.items()}
     return {t: found[t] if t in found else values[t] for t in wanted}
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from qwtv2_edge.errors import QuantizeError, UsageError
+from qwtv2_edge.errors import QuantizeError, UnsupportedOpError, UsageError
 from qwtv2_edge.ir.graph import GraphBuilder
 from qwtv2_edge.ir.types import Quantization, TensorType
 from qwtv2_edge.numerics import Numerics
@@ -249,6 +250,17 @@ def test_a_float_graph_is_refused():
     b.outputs = list(b.add("relu", (x,), NoAttrs(), name="r"))
     with pytest.raises(UsageError, match="float graph"):
         simulate(b.freeze(), np.zeros((1, 3)), RULES)
+
+
+def test_there_are_no_bytes_of_what_the_runtime_cannot_run():
+    graph = conv_graph()
+    x = np.zeros((1, 6, 6, 3), np.float32)
+    table = replace(RULES, refuses={"dequantize": "it has no kernel"})
+    with pytest.raises(UnsupportedOpError, match=r"can't run 1 nodes of '.*'\n  \[runtime\] dequantize: it has no kernel"):
+        simulate(graph, x, table)
+    assert list(trace(graph, x, table, ["conv2d"])) == ["conv2d"]
+    with pytest.raises(UnsupportedOpError, match="it has no kernel"):
+        trace(graph, x, table, ["dequantize"])
 
 
 def test_trace_gives_any_tensor(monkeypatch):
