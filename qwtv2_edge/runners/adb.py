@@ -42,7 +42,7 @@ TIMEOUT_S = 120.0
 
 #: error codes of the app -> fix
 FIXES = {
-    "bad_job": f"app and SDK are of different versions; {HOW_TO_INSTALL}",
+    "bad_job": f"change what it names; if nothing is wrong with that, app and SDK are of different versions: {HOW_TO_INSTALL}",
     "missing_file": "try again; the phone must let apps read /data/local/tmp",
     "hash_mismatch": "the artifact arrived damaged: try another cable",
     "unsupported_runtime": f"this build of the app lacks the runtime; {HOW_TO_INSTALL}",
