@@ -672,6 +672,9 @@ def _write_outputs(s: _Lowering) -> None:
             continue
         value = s.values.get(node) if _is_fx(node) else None
         name = getattr(spec.arg, "name", "output")
+        if isinstance(value, aten.Symbol):
+            s.problem(node, "unsupported-form", f"output '{name}' is {value.words}, not numbers", value.fix, name=str(name))
+            continue
         if not isinstance(value, Value):
             s.problem(node if _is_fx(node) else None, "unsupported-form", f"output '{name}' does not depend on the inputs", name=str(name))
             continue

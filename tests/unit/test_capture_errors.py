@@ -145,6 +145,7 @@ def test_functional_dropout_in_training_mode() -> None:
         (lambda x: x.half().float(), "cast to torch.float16"),
         (lambda x: x + torch.rand(8), "rand"),
         (lambda x: torch.ones(3), "does not depend on the inputs"),
+        (lambda x: x > 0, "output 'gt' is a mask, not numbers"),
         (lambda x: F.selu(x), "selu"),
     ],
 )
