@@ -410,7 +410,10 @@ def clear_up_after(pipe, folder):
     try:
         os.setsid()
         os.dup2(pipe, 0)
-        os.closerange(1, os.sysconf("SC_OPEN_MAX"))  # among them the other end of the pipe, and what messages go through
+        for other in map(int, os.listdir("/dev/fd")):  # among them the other end of the pipe, and what messages go through
+            if other:
+                with contextlib.suppress(OSError):  # the listing's own
+                    os.close(other)
         groups = b""
         while part := os.read(0, 1024):
             groups += part
