@@ -37,10 +37,10 @@ android-assets: setup
 	$(BIN)/qwtv2-edge demo --out $(DEMO_OUT) --android-assets demo_android/app/src/main/assets/qwtv2
 
 test: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 heavy: setup
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 -m slow
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal -m slow
 
 check: setup
 	$(BIN)/ruff check .
