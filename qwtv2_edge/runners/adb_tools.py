@@ -17,6 +17,7 @@ import secrets
 import shlex
 import struct
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -81,7 +82,7 @@ def check_abi(tool: Path, phone: Client) -> None:
         )
 
 
-class ToolRun:
+class ToolRun(ABC):
     """A job of a command-line tool; each block is one or more processes. ``versions`` names the tool by its SHA-256."""
 
     def __init__(self, phone: Client, tool: Path, job: Job, folder: str, timeout_s: float) -> None:
@@ -109,11 +110,13 @@ class ToolRun:
         write_job(self._phone, self._folder, inputs_of(self._samples[0]))
         return self._series(runs, time.monotonic() + seconds, keep)
 
+    @abstractmethod
     def _series(self, runs: int, end: float, keep: Keep) -> list[int]:
-        raise NotImplementedError
+        """Nanoseconds of up to ``runs`` invocations, until the clock says ``end``."""
 
+    @abstractmethod
     def _outputs_of(self, sample: Sequence[np.ndarray]) -> list[np.ndarray]:
-        raise NotImplementedError
+        """What comes out of one sample."""
 
     def _pinning(self) -> tuple[str, tuple[int, ...]]:
         """(prefix of the command, cores it keeps to): none where the phone has no taskset."""

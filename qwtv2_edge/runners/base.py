@@ -6,6 +6,7 @@ A :class:`Device` can be timed: every place is one, and so is a phone, which has
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -106,14 +107,16 @@ class Job:
     outputs: Sequence[tuple[str, tuple[int, ...]]] = ()
 
 
-class Loader:
+class Loader(ABC):
     """Something that an artifact is loaded into, and that is closed at the end of a ``with`` block or when the first loading fails."""
 
+    @abstractmethod
     def load(self, data: bytes) -> None:
-        raise NotImplementedError
+        """Load an artifact in place of the one before."""
 
+    @abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """End what runs, and remove its files."""
 
     def __enter__(self: L) -> L:
         return self

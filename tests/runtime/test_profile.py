@@ -174,6 +174,7 @@ def test_a_against_itself(artifact):
     found = compare_latency(artifact, artifact, rounds=8)
     assert found.rounds == 8
     assert [len(side.rounds_p50_ms) for side in found.latency] == [8, 8]
+    assert found.ratio == pytest.approx(1, abs=0.5)
     assert found.ci95_ms[0] <= found.difference_ms <= found.ci95_ms[1]
 
 
