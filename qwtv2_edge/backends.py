@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from qwtv2_edge.errors import MissingToolError, Problem, UsageError
+from qwtv2_edge.files import read_bytes
 from qwtv2_edge.ir.graph import Graph
 from qwtv2_edge.numerics import Numerics
 
@@ -37,6 +38,9 @@ TARGET_FILES: dict[str, str] = {
     "executorch-cortex-m": "ExecuTorch program of Cortex-M operators, which call CMSIS-NN",
 }
 
+
+#: suffix -> (offset, bytes there, what that is) of files that are not read here; a .tflite is, which tells more
+MARKS: dict[str, tuple[int, bytes, str]] = {".pte": (4, b"ET", "ExecuTorch program"), ".c": (0, b"/* qwtv2_edge ", "C file of export")}
 
 #: target that is a folder -> its main file
 FOLDERS: dict[str, str] = {"tflite-micro": "model.tflite", "c": "model.c"}
@@ -113,6 +117,18 @@ class Artifact:
         for name, data in {FOLDERS[self.target]: self.data, **self.files}.items() if self.files else {"": self.data}.items():
             write_atomic(path / name, data)
         return path
+
+
+def read_artifact(path: Path) -> Artifact:
+    """A file that export wrote.
+
+    Raises: UsageError: it can't be read, or is not what its name says.
+    """
+    target, data = target_of(path), read_bytes(path)
+    offset, mark, kind = MARKS.get(path.suffix, (0, b"", ""))
+    if not data.startswith(mark, offset):
+        raise UsageError(f"{path} is no {kind}: {mark!r} is not at byte {offset}", fix="give a file written by export")
+    return Artifact(target, data)
 
 
 @dataclass(frozen=True)

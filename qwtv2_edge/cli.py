@@ -435,7 +435,7 @@ def profile_command(
     out: Annotated[Path | None, typer.Option("--out", help="Write the JSON document here too.", show_default=False)] = None,
 ) -> int:
     """Time an artifact in its runtime, on any device, and check that very run's bytes."""
-    from qwtv2_edge.backends import artifact_file, target_of
+    from qwtv2_edge.backends import artifact_file, read_artifact
     from qwtv2_edge.export import to_json
     from qwtv2_edge.files import check_writable, write_atomic
     from qwtv2_edge.opening import golden_inputs, graph_beside
@@ -448,7 +448,7 @@ def profile_command(
         raise UsageError(f"{path} is a folder with several artifacts", fix=f"give one of them: {held}")
     if not path.is_file():
         raise UsageError(f"{path} does not exist", fix="give a .tflite, .pte or .c file")
-    target_of(path)
+    read_artifact(path)
     if out is not None:
         check_writable(out)
     graph = None

@@ -17,6 +17,14 @@ def make_folder(path: Path) -> None:
         raise UsageError(f"can't create {path}: {exc.strerror or exc}", fix="check the folder above it and its permissions") from exc
 
 
+def read_bytes(path: Path) -> bytes:
+    """All of a file. Raises UsageError."""
+    try:
+        return path.read_bytes()
+    except OSError as exc:
+        raise UsageError(f"can't read {path}: {exc.strerror or exc}", fix="check the path and its permissions") from exc
+
+
 def check_writable(path: Path) -> None:
     """Before long work: raise UsageError where ``path`` could not be written after it. Nothing stays behind."""
     if path.is_dir():

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qwtv2_edge.backends import FOLDERS, TARGETS, Artifact, artifact_file, target_of
+from qwtv2_edge.backends import FOLDERS, TARGETS, Artifact, artifact_file, read_artifact
 from qwtv2_edge.data import Dataset, open_data
 from qwtv2_edge.errors import GraphError, QwtEdgeError, UsageError
+from qwtv2_edge.files import read_bytes
 from qwtv2_edge.ir import serde
 from qwtv2_edge.ir.graph import Graph
 
@@ -51,8 +52,8 @@ def open_model(path: str | Path) -> Opened:
         raise UsageError(f"{path} does not exist", fix="give an export folder, a .qir, a .tflite, a .pte or a .c")
     if path.suffix == ".qir":
         return Opened(path, serde.load(path), {})
-    target = target_of(path)
-    artifact = Artifact(target, _read(path))
+    artifact = read_artifact(path)
+    target = artifact.target
     listed = _check_listed(path, artifact)
     beside = graph_beside(path)
     if path.suffix == ".tflite" and not (listed and beside.is_file()):
@@ -112,7 +113,7 @@ def _folder(path: Path) -> Opened:
     for target, listed in _listed(path / "manifest.json", manifest).items():
         file = path / Artifact(target, b"").file
         ops = report.get("artifacts", {}).get(target, {}).get("ops", ())
-        artifacts[target] = Artifact(target, _read(file), ops=tuple(ops), graph_hash=str(manifest.get("graph_hash", "")))
+        artifacts[target] = Artifact(target, read_bytes(file), ops=tuple(ops), graph_hash=str(manifest.get("graph_hash", "")))
         _check_hash(file, artifacts[target], listed["sha256"])
     return Opened(path, serde.load(path / GRAPH_FILE), artifacts, folder=path, report=report)
 
@@ -151,16 +152,9 @@ def _check_hash(path: Path, artifact: Artifact, known: str) -> None:
         )
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise UsageError(f"can't read {path}: {exc.strerror or exc}", fix="check the path and its permissions") from exc
-
-
 def _json(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(_read(path))
+        value = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as exc:
         raise GraphError(f"{path} is not valid JSON: {exc}", fix="export again") from exc
     if not isinstance(value, dict):

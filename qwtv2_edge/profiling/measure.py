@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from qwtv2_edge.backends import TARGETS, Artifact, artifact_file, choose_numerics, load, tables_on, target_of
+from qwtv2_edge.backends import TARGETS, Artifact, artifact_file, choose_numerics, load, read_artifact, tables_on
 from qwtv2_edge.data import open_data
 from qwtv2_edge.errors import QwtEdgeError, UsageError
 from qwtv2_edge.ir.graph import Graph
@@ -305,11 +305,8 @@ def _opened(artifact: Artifact | str | Path) -> tuple[str, bytes, str]:
     if isinstance(artifact, Artifact):
         return artifact.target, artifact.data, artifact.file
     path = artifact_file(Path(artifact))
-    target = target_of(path)
-    try:
-        return target, path.read_bytes(), str(path)
-    except OSError as exc:
-        raise UsageError(f"can't read {path}: {exc.strerror or exc}", fix="check the path and its permissions") from exc
+    read = read_artifact(path)
+    return read.target, read.data, str(path)
 
 
 def _samples(

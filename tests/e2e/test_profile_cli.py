@@ -69,6 +69,14 @@ def test_other_files_are_refused(cli, tmp_path):
     assert (done.code, "neither a .tflite nor a .pte nor a .c file" in done.err) == (2, True)
 
 
+@pytest.mark.parametrize(("name", "content"), [("net.pte", b"{}"), ("net.c", b"int main;"), ("net.tflite", b"text")])
+@pytest.mark.parametrize("command", ["profile", "inspect"])
+def test_files_that_are_not_what_they_are_called(cli, tmp_path, command, name, content):
+    (tmp_path / name).write_bytes(content)
+    done = cli(command, tmp_path / name)
+    assert (done.code, name in done.err) == (2, True), done.err
+
+
 # ---------------------------------------------------------------- compare
 
 
